@@ -1,0 +1,78 @@
+"""What one request asks for and what it was given: the nouns every layer of the server shares. No torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, NewType
+
+if TYPE_CHECKING:
+    from adapters_store.adapter import Fingerprint, Version
+    from adapters_store.blend import Blend, BlendKey, FusionMethod
+
+RequestId = NewType("RequestId", str)
+Mode = Literal["fused", "mixed"]
+RequestedMode = Literal["auto", "fused"]
+FinishReason = Literal["stop", "length", "abort"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sampling:
+    """How the next token is drawn. ``temperature`` 0 is greedy; ``top_k`` 0 and ``top_p`` 1 cut nothing;
+    ``seed`` None draws a fresh one."""
+
+    temperature: float = 0.0
+    top_p: float = 1.0
+    top_k: int = 0
+    repetition_penalty: float = 1.0
+    seed: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AppliedAdapter:
+    """An adapter as one request names it, resolved to a version at admission."""
+
+    name: str
+    version: Version
+    scale: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GenerationRequest:
+    """A text request after validation: names are resolved, the prompt is tokens. Never changes again.
+
+    ``deadline_s`` is on the engine clock (``Clock.now``), None for no deadline. ``arrived_s`` likewise.
+    """
+
+    id: RequestId
+    tenant: str
+    prompt_tokens: tuple[int, ...]
+    blend: Blend
+    adapters: tuple[AppliedAdapter, ...]
+    sampling: Sampling
+    max_new_tokens: int
+    stop: tuple[str, ...]
+    ignore_eos: bool
+    mode: RequestedMode
+    arrived_s: float
+    deadline_s: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Usage:
+    prompt_tokens: int
+    completion_tokens: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Receipt:
+    """What was really applied to produce an answer. ``switch_ms`` is the time spent on switches made for this
+    request's batch while it ran, ``queue_ms`` from arrival to its first step, ``total_ms`` from arrival to the end."""
+
+    base: Fingerprint
+    adapters: tuple[AppliedAdapter, ...]
+    fusion: FusionMethod
+    blend_key: BlendKey
+    mode: Mode
+    switch_ms: float
+    queue_ms: float
+    total_ms: float

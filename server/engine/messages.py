@@ -1,0 +1,94 @@
+"""What crosses the line between the asyncio loop and the engine thread: frozen, and nothing else does. No torch.
+
+Commands go in through one bounded queue; events come back through a sink per request.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from server.core.requests import FinishReason, GenerationRequest, Receipt, RequestId, Usage
+from server.core.steps import VerifyReport
+
+if TYPE_CHECKING:
+    from adapters_store.adapter import Version
+    from adapters_store.blend import BlendKey
+
+
+# Events: engine -> one request's client.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TextEvent:
+    """Text that is final: no later token or stop string can take it back. Never empty."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FinishEvent:
+    finish_reason: FinishReason
+    usage: Usage
+    receipt: Receipt
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FailEvent:
+    """The request ends with an error; other requests go on."""
+
+    error: Exception
+
+
+Event = TextEvent | FinishEvent | FailEvent
+EventSink = Callable[[Event], None]  # called on the engine thread; must not block or raise
+
+
+# Commands: anyone -> engine.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Submit:
+    request: GenerationRequest
+    sink: EventSink
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Abort:
+    request_id: RequestId
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BlendLoaded:
+    """The loader has every byte of the blend on the host (``error`` None), or cannot get them."""
+
+    blend_key: BlendKey
+    error: Exception | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Forget:
+    """Stop holding anything of this adapter version: restore the base if it is in, drop staged words."""
+
+    version: Version
+    done: Future[None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verify:
+    """Recompute the digest of the loaded weights in slices between steps."""
+
+    done: Future[VerifyReport]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Inspect:
+    done: Future[dict[str, Any]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Drain:
+    """Finish what was accepted, then stop. ``done`` resolves when the last request has ended."""
+
+    done: Future[None]
+
+
+Command = Submit | Abort | BlendLoaded | Forget | Verify | Inspect | Drain
