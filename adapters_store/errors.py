@@ -6,6 +6,7 @@
     ├── AdapterRejected            the bytes are not a valid adapter (says which tensor, check, expected, got)
     │   ├── LimitExceeded          a named limit was passed; nothing past it was read
     │   └── BaseMismatch           a valid adapter, made for another base
+    ├── BaseUnreadable             the base checkpoint cannot be described
     ├── AdapterNotFound            no such alias or version
     ├── AdapterUnavailable         the alias exists, its bytes are nowhere reachable now
     ├── CatalogConflict            compare-and-set lost: the record moved meanwhile
@@ -14,7 +15,8 @@
     ├── BlendRejected              the blend itself is not possible (limit, range of the dtype, fusion)
     ├── BudgetExceeded             does not fit the tier's byte budget, even with everything else evicted
     ├── StorageFull                the disk refused the write; nothing was left behind
-    └── DataDirLocked              another process owns the data directory
+    ├── DataDirLocked              another process owns the data directory
+    └── TrainingRefused            options, text or model cannot make an adapter; nothing was written
 """
 
 from __future__ import annotations
@@ -46,6 +48,10 @@ class LimitExceeded(AdapterRejected):
 
 class BaseMismatch(AdapterRejected):
     """A well-formed adapter that was made for another base model."""
+
+
+class BaseUnreadable(AdapterStoreError):
+    """The base checkpoint is not a folder of safetensors files that can be described."""
 
 
 class AdapterNotFound(AdapterStoreError):
@@ -102,3 +108,11 @@ class StorageFull(AdapterStoreError):
 
 class DataDirLocked(AdapterStoreError):
     """Another process owns the data directory."""
+
+
+class TrainingRefused(AdapterStoreError):
+    """An option, the text or the model cannot make an adapter; nothing was written."""
+
+    def __init__(self, field: str, *, expected: str, got: str) -> None:
+        self.field = field
+        super().__init__(f"{field}: expected {expected}, got {got}")

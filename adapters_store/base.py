@@ -1,0 +1,152 @@
+"""The base checkpoint as an adapter sees it: its weights by name, and the fingerprint that names it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import mmap
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from adapters_store.adapter import Digest, Fingerprint, canonical_json, sha256_digest
+from adapters_store.container import read_header
+from adapters_store.container.header import TensorSpan
+from adapters_store.container.limits import CHECKPOINT_LIMITS
+from adapters_store.durable import write_durably
+from adapters_store.errors import AdapterRejected, BaseUnreadable
+
+SINGLE_FILE = "model.safetensors"
+SHARD_INDEX = "model.safetensors.index.json"
+_DOMAIN = b"shira.base.v1\n"
+_SLICE_BYTES = 1 << 24
+_CACHE_VERSION = 1
+_DTYPE_NAMES = {
+    "BF16": "bfloat16", "F16": "float16", "F32": "float32", "F64": "float64", "C64": "complex64", "BOOL": "bool",
+    "U8": "uint8", "I8": "int8", "U16": "uint16", "I16": "int16", "U32": "uint32", "I32": "int32", "U64": "uint64",
+    "I64": "int64", "F8_E4M3": "float8_e4m3fn", "F8_E5M2": "float8_e5m2",
+}  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BaseWeight:
+    """``dtype`` is the one stored: a ``DTypeName`` for what adapters can touch, another name for the rest."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BaseDescription:
+    fingerprint: Fingerprint
+    weights: Mapping[str, BaseWeight]
+
+
+def describe_checkpoint(model_dir: Path, *, cache_file: Path | None = None) -> BaseDescription:
+    """Hashes every weight of the safetensors checkpoint in ``model_dir``.
+
+    With ``cache_file`` the answer is remembered for as long as path, inode, size and modification time of every shard
+    stay; a cache that cannot be read is made anew. Raises BaseUnreadable, OSError."""
+    shards = find_shards(model_dir)
+    key = [_identity(shard) for shard in shards]
+    if cache_file is not None:
+        remembered = _recall(cache_file, key)
+        if remembered is not None:
+            return remembered
+    rows: dict[str, tuple[BaseWeight, Digest]] = {}
+    for shard in shards:
+        for weight, digest in _hash_shard(shard):
+            if weight.name in rows:
+                raise BaseUnreadable(f"{model_dir.name}: the weight {weight.name!r} is in two files")
+            rows[weight.name] = (weight, digest)
+    description = BaseDescription(
+        fingerprint=base_fingerprint(rows.values()), weights={name: rows[name][0] for name in sorted(rows)}
+    )
+    if cache_file is not None:
+        cache_file.parent.mkdir(parents=True, exist_ok=True)
+        write_durably(cache_file, [_cache_text(key, description)], tmp_dir=cache_file.parent)
+    return description
+
+
+def find_shards(model_dir: Path) -> list[Path]:
+    """``model.safetensors``, else the files its shard index names, else every ``*.safetensors``, in order of name."""
+    if (model_dir / SINGLE_FILE).is_file():
+        return [model_dir / SINGLE_FILE]
+    if (model_dir / SHARD_INDEX).is_file():
+        return [model_dir / name for name in _indexed_names(model_dir / SHARD_INDEX)]
+    shards = sorted(model_dir.glob("*.safetensors"))
+    if not shards:
+        raise BaseUnreadable(
+            f"no *.safetensors in {model_dir}: a base model is a folder with safetensors weights "
+            "(other formats have to be saved as safetensors first)"
+        )
+    return shards
+
+
+def base_fingerprint(rows: Iterable[tuple[BaseWeight, Digest]]) -> Fingerprint:
+    """SHA-256 over a domain line, then the canonical JSON of ``[[name, shape, dtype, digest of the bytes], ...]``
+    in ascending order of name. How the checkpoint is split into files does not matter."""
+    ordered = sorted(rows, key=lambda row: row[0].name)
+    listed = [[weight.name, list(weight.shape), weight.dtype, digest] for weight, digest in ordered]
+    return Fingerprint(sha256_digest(_DOMAIN, canonical_json(listed)))
+
+
+def _indexed_names(index_file: Path) -> list[str]:
+    try:
+        names = set(json.loads(index_file.read_bytes())["weight_map"].values())
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
+        raise BaseUnreadable(f"{index_file}: not a shard index with a weight_map: {error}") from error
+    for name in names:
+        if not isinstance(name, str) or Path(name).name != name or not (index_file.parent / name).is_file():
+            raise BaseUnreadable(f"{index_file}: names {name!r}, which is no file beside it")
+    return sorted(names)
+
+
+def _identity(shard: Path) -> list[object]:
+    status = shard.stat()
+    return [str(shard.resolve()), status.st_ino, status.st_size, status.st_mtime_ns]
+
+
+def _hash_shard(shard: Path) -> Iterator[tuple[BaseWeight, Digest]]:
+    with shard.open("rb") as file:
+        try:
+            with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped, memoryview(mapped) as view:
+                header = read_header(view, CHECKPOINT_LIMITS)
+                for span in sorted(header.tensors.values(), key=lambda span: span.start):
+                    yield _describe(span), _hash_span(view, span)
+        except (AdapterRejected, ValueError) as error:  # ValueError: an empty file cannot be mapped
+            raise BaseUnreadable(f"{shard}: not a safetensors file: {error}") from error
+
+
+def _describe(span: TensorSpan) -> BaseWeight:
+    return BaseWeight(name=span.name, shape=span.shape, dtype=_DTYPE_NAMES.get(span.dtype, span.dtype.lower()))
+
+
+def _hash_span(view: memoryview, span: TensorSpan) -> Digest:
+    sha = hashlib.sha256()
+    for start in range(span.start, span.end, _SLICE_BYTES):
+        sha.update(view[start : min(start + _SLICE_BYTES, span.end)])
+    return Digest(f"sha256:{sha.hexdigest()}")
+
+
+def _cache_text(key: list[list[object]], description: BaseDescription) -> bytes:
+    weights = [[weight.name, list(weight.shape), weight.dtype] for weight in description.weights.values()]
+    return canonical_json(
+        {"version": _CACHE_VERSION, "shards": key, "fingerprint": description.fingerprint, "weights": weights}
+    )
+
+
+def _recall(cache_file: Path, key: list[list[object]]) -> BaseDescription | None:
+    try:
+        cached = json.loads(cache_file.read_bytes())
+        if cached["version"] != _CACHE_VERSION or cached["shards"] != key:
+            return None
+        weights = [
+            BaseWeight(name=str(name), shape=tuple(map(int, shape)), dtype=str(dtype))
+            for name, shape, dtype in cached["weights"]
+        ]
+        fingerprint = Fingerprint(str(cached["fingerprint"]))
+    except (OSError, ValueError, LookupError, TypeError):
+        return None
+    return BaseDescription(fingerprint=fingerprint, weights={weight.name: weight for weight in weights})
