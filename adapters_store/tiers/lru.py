@@ -57,10 +57,11 @@ class ByteBudgetCache(Generic[K, V]):
             entry = self._touch(key)
             return None if entry is None else entry.value
 
-    def __contains__(self, key: K) -> bool:
-        """Leaves the order of use as it is."""
+    def peek(self, key: K) -> V | None:
+        """As ``get_or_none``, but leaves the order of use as it is."""
         with self._lock:
-            return key in self._entries
+            entry = self._entries.get(key)
+            return None if entry is None else entry.value
 
     def acquire(self, key: K) -> V | None:
         """As ``get_or_none``, and one reference more, to be given back with ``release``. None takes no reference."""
@@ -113,7 +114,9 @@ class ByteBudgetCache(Generic[K, V]):
         return entry.value
 
     def pin(self, key: K) -> bool:
-        """Keeps the entry from eviction until ``unpin``; False if it is not here. Pins do not count."""
+        """Keeps the entry from eviction until ``unpin``; False if it is not here. Pins do not count.
+
+        An entry marked to leave is no longer so."""
         with self._lock:
             entry = self._entries.get(key)
             if entry is None:
@@ -121,6 +124,7 @@ class ByteBudgetCache(Generic[K, V]):
             if entry.is_evictable:
                 self._held_bytes += entry.num_bytes
             entry.is_pinned = True
+            entry.leaves_when_unheld = False
             return True
 
     def unpin(self, key: K) -> None:
@@ -172,6 +176,11 @@ class ByteBudgetCache(Generic[K, V]):
         """Least recently used first."""
         with self._lock:
             return list(self._entries)
+
+    def items(self) -> list[tuple[K, V]]:
+        """Least recently used first; leaves the order of use as it is. What is not held may be evicted meanwhile."""
+        with self._lock:
+            return [(key, entry.value) for key, entry in self._entries.items()]
 
     def counts(self) -> CacheCounts:
         with self._lock:

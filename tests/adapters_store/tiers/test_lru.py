@@ -97,7 +97,7 @@ class CacheAgainstItsModel(RuleBasedStateMachine):
     def pin(self, key: int) -> None:
         assert self.cache.pin(key) == (key in self.model)
         if key in self.model:
-            self.model[key].pinned = True
+            self.model[key].pinned, self.model[key].leaving = True, False
 
     @rule(key=KEYS)
     def unpin(self, key: int) -> None:

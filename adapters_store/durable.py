@@ -1,0 +1,69 @@
+"""Writes that survive a crash: what was acknowledged is there, what was not is not listed."""
+
+from __future__ import annotations
+
+import errno
+import os
+import secrets
+from collections.abc import Iterable
+from pathlib import Path
+
+from adapters_store.errors import StorageFull
+
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+
+
+def write_durably(
+    path: Path, parts: Iterable[bytes | memoryview], *, tmp_dir: Path, mode: int = 0o644
+) -> os.stat_result:
+    """Writes ``parts`` to a temporary file, syncs it, renames it to ``path`` and syncs the directory.
+
+    ``tmp_dir`` must be on the file system of ``path``, whose directory is made. After a crash at any point ``path`` is
+    either absent (or what it was before) or complete. Returns the file's stat. Raises StorageFull when the disk
+    refuses; nothing is left behind then.
+    """
+    tmp = tmp_dir / secrets.token_hex(16)
+    try:
+        if not path.parent.is_dir():
+            path.parent.mkdir(parents=True)
+            sync_dir(path.parent.parent)
+        stat = _write_synced(tmp, parts, mode)
+        tmp.rename(path)
+        sync_dir(path.parent)
+    except OSError as error:
+        tmp.unlink(missing_ok=True)
+        if error.errno in _FULL:
+            raise StorageFull(f"the disk refused to write {path.name}: {error.strerror}") from error
+        raise
+    return stat
+
+
+def _write_synced(path: Path, parts: Iterable[bytes | memoryview], mode: int) -> os.stat_result:
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+    try:
+        for part in parts:
+            rest = memoryview(part).cast("B")
+            while rest:
+                rest = rest[os.write(fd, rest) :]
+        os.fsync(fd)
+        return os.fstat(fd)
+    finally:
+        os.close(fd)
+
+
+def remove_durably(path: Path) -> bool:
+    """True if there was a file to remove."""
+    try:
+        path.unlink()
+    except FileNotFoundError:
+        return False
+    sync_dir(path.parent)
+    return True
+
+
+def sync_dir(path: Path) -> None:
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)

@@ -1,0 +1,182 @@
+"""The disk tier: every version this replica can serve by itself.
+
+``index_sets/<hex>.safetensors``, ``values/<hex>.safetensors`` and, written last, ``manifests/<hex>.json``: a version
+is here once its manifest is. Files are written once, read-only, mapped when loaded, and never changed in place.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from threading import RLock
+from typing import TypeVar
+
+from torch import Tensor
+
+from adapters_store.adapter import Adapter, Digest, IndexSet, Version
+from adapters_store.container import Limits, map_file
+from adapters_store.durable import remove_durably, write_durably
+from adapters_store.errors import AdapterRejected, BlobCorrupt
+from adapters_store.format import decode_index_set, decode_values, encode_index_set, encode_values
+from adapters_store.tiers.data_dir import DataDir
+from adapters_store.tiers.manifest import StoredManifest, manifest_of, read_manifest
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+Parts = Sequence[bytes | memoryview]
+
+
+@dataclass(frozen=True, slots=True)
+class _Stamp:
+    """A file that was found to hold what its name says, as long as these have not changed."""
+
+    inode: int
+    num_bytes: int
+    modified_ns: int
+
+
+class DiskTier:
+    """Any thread may call it. Writes and removals exclude each other; reads need a claim on the version (see store)."""
+
+    def __init__(self, data_dir: DataDir) -> None:
+        self._tmp = data_dir.tmp
+        self._index_sets = data_dir.adapters / "index_sets"
+        self._values = data_dir.adapters / "values"
+        self._manifests = data_dir.adapters / "manifests"
+        for folder in (self._index_sets, self._values, self._manifests):
+            folder.mkdir(exist_ok=True)
+        self._lock = RLock()
+        self._verified: dict[Path, _Stamp] = {}
+        self._by_version: dict[Version, StoredManifest] = {}
+        for path in self._manifests.glob("*.json"):
+            version = Version(f"sha256:{path.stem}")
+            try:
+                self._by_version[version] = read_manifest(path.read_bytes(), version, where="disk")
+            except BlobCorrupt as error:
+                log.error("%s; the version is not listed", error)
+
+    def manifest(self, version: Version) -> StoredManifest | None:
+        with self._lock:
+            return self._by_version.get(version)
+
+    def versions(self) -> set[Version]:
+        with self._lock:
+            return set(self._by_version)
+
+    def write(self, adapter: Adapter) -> StoredManifest:
+        """Makes the version durable. What is here already and sound is not written again.
+
+        The adapter was validated by the caller, so what is written counts as verified. Raises StorageFull; a version
+        that could not be written whole is not listed, and a blob that was is garbage until ``collect``."""
+        manifest = manifest_of(adapter)
+        with self._lock:
+            if not self._is_sound(self.load_index_set, manifest.index_set):
+                self._write(_blob(self._index_sets, manifest.index_set), encode_index_set(adapter.index_set))
+            if not self._is_sound(self.load_values, manifest.values):
+                self._write(_blob(self._values, manifest.values), encode_values(adapter.values))
+            if manifest.version not in self._by_version:
+                self._write(_path(self._manifests, manifest.version, ".json"), [manifest.text])
+                self._by_version[manifest.version] = manifest
+        return manifest
+
+    def load_index_set(self, digest: Digest) -> IndexSet | None:
+        """Over the mapped file. The first load in this process checks digest and order, later ones read the header.
+
+        None if it is not here. Raises BlobCorrupt."""
+        path = _blob(self._index_sets, digest)
+        return self._load(
+            path, digest, lambda buffer, verify: decode_index_set(buffer, digest, verify=verify, where="disk")
+        )
+
+    def load_values(self, digest: Digest) -> Tensor | None:
+        """As ``load_index_set``."""
+        path = _blob(self._values, digest)
+        return self._load(
+            path, digest, lambda buffer, verify: decode_values(buffer, digest, verify=verify, where="disk")
+        )
+
+    def remove(self, version: Version) -> StoredManifest | None:
+        """Forgets the version; its blobs go too unless another version here uses them. Maps of them stay valid."""
+        with self._lock:
+            manifest = self._by_version.pop(version, None)
+            if manifest is None:
+                return None
+            remove_durably(_path(self._manifests, version, ".json"))
+            rest = self._by_version.values()
+            if all(other.values != manifest.values for other in rest):
+                self._remove(_blob(self._values, manifest.values))
+            if all(other.index_set != manifest.index_set for other in rest):
+                self._remove(_blob(self._index_sets, manifest.index_set))
+            return manifest
+
+    def collect(self, keep: Collection[Version]) -> int:
+        """Removes versions that are not in ``keep`` and blobs of no version; returns how many files went."""
+        before = len(self._files())
+        with self._lock:
+            for version in set(self._by_version) - set(keep):
+                self.remove(version)
+            used = {_path(self._manifests, version, ".json") for version in self._by_version}
+            used |= {_blob(self._values, manifest.values) for manifest in self._by_version.values()}
+            used |= {_blob(self._index_sets, manifest.index_set) for manifest in self._by_version.values()}
+            for path in self._files() - used:
+                self._remove(path)
+        return before - len(self._files())
+
+    def describe(self) -> dict[str, int]:
+        """Counts and bytes, from the file system."""
+        with self._lock:
+            return {
+                "num_adapters": len(self._by_version),
+                "num_index_sets": len({manifest.index_set for manifest in self._by_version.values()}),
+                "num_bytes": sum(path.stat().st_size for path in self._files()),
+            }
+
+    def _is_sound(self, load: Callable[[Digest], object | None], digest: Digest) -> bool:
+        try:
+            return load(digest) is not None
+        except BlobCorrupt as error:
+            log.warning("%s; it is written anew", error)
+            return False
+
+    def _load(self, path: Path, digest: Digest, decode: Callable[[memoryview, bool], T]) -> T | None:
+        try:
+            stamp = _stamp(path)
+            buffer = map_file(path, _OWN_FILES)
+        except FileNotFoundError:
+            return None
+        except AdapterRejected as error:
+            raise BlobCorrupt(digest, where="disk") from error
+        if self._verified.get(path) == stamp:
+            return decode(memoryview(buffer), False)
+        value = decode(memoryview(buffer), True)
+        self._verified[path] = stamp
+        return value
+
+    def _write(self, path: Path, parts: Parts) -> None:
+        write_durably(path, parts, tmp_dir=self._tmp, mode=0o444)
+        self._verified[path] = _stamp(path)
+
+    def _remove(self, path: Path) -> None:
+        remove_durably(path)
+        self._verified.pop(path, None)
+
+    def _files(self) -> set[Path]:
+        return {path for folder in (self._index_sets, self._values, self._manifests) for path in folder.iterdir()}
+
+
+_OWN_FILES = Limits(file_bytes=1 << 62)
+
+
+def _stamp(path: Path) -> _Stamp:
+    status = path.stat()
+    return _Stamp(inode=status.st_ino, num_bytes=status.st_size, modified_ns=status.st_mtime_ns)
+
+
+def _blob(folder: Path, digest: Digest) -> Path:
+    return _path(folder, digest, ".safetensors")
+
+
+def _path(folder: Path, digest: str, suffix: str) -> Path:
+    return folder / (digest.removeprefix("sha256:") + suffix)
