@@ -1,0 +1,39 @@
+"""The FastAPI application: routes, middleware and handlers put together."""
+
+from __future__ import annotations
+
+from fastapi import FastAPI
+from starlette.middleware import Middleware
+
+from server import __version__
+from server.api import adapters, admin, generate, health, overlap
+from server.api.auth import Authentication
+from server.api.body_limit import BodyLimit
+from server.api.errors import ErrorAnswer, install_error_handlers
+from server.api.outcomes import Outcomes
+from server.api.scratch import clear_scratch
+from server.api.services import Services
+
+DOCUMENTED_ERRORS = (400, 401, 403, 404, 405, 408, 409, 413, 415, 422, 429, 500, 503, 504, 507)
+
+
+def build_api(services: Services) -> FastAPI:
+    """Removes what a killed process left of unfinished transfers; the data directory must be this process's own."""
+    clear_scratch(services.config.data_dir)
+    app = FastAPI(
+        title="shira-server",
+        version=__version__,
+        description="Sparse adapters switched exactly over one base model.",
+        redoc_url=None,
+        responses={status: {"model": ErrorAnswer} for status in DOCUMENTED_ERRORS},
+        middleware=[  # outermost first
+            Middleware(Outcomes, metrics=services.metrics),
+            Middleware(Authentication, config=services.config),
+            Middleware(BodyLimit, max_upload_bytes=services.config.max_body_bytes),
+        ],
+    )
+    app.state.services = services
+    install_error_handlers(app)
+    for module in (generate, adapters, overlap, health, admin):
+        app.include_router(module.router)
+    return app

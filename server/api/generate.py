@@ -1,0 +1,51 @@
+"""``POST /generate``: one prompt through one blend, as JSON or as server-sent events."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing
+from functools import partial
+
+from fastapi import APIRouter, Request, Response
+from fastapi.responses import StreamingResponse
+
+from server.api.admission import admit
+from server.api.answers import Answer, event_stream, whole_answer
+from server.api.auth import Key
+from server.api.connection import while_connected
+from server.api.dependencies import JsonOnly, ServicesDep, UntilAnswered
+from server.api.outcomes import OUTCOME
+from server.api.schemas import GenerateBody
+from server.engine.messages import Event, FailEvent
+
+router = APIRouter(tags=["generate"])
+
+
+@router.post("/generate", response_model=Answer, dependencies=[JsonOnly])
+async def generate(
+    body: GenerateBody, request: Request, services: ServicesDep, key: Key, until_answered: UntilAnswered
+) -> Response:
+    """Answers with a receipt of what was really applied; never with another blend than the one asked for."""
+    asked = await admit(services, key.tenant, body, until_answered)
+    traffic = until_answered.enter_context(services.traffic.request([adapter.name for adapter in asked.adapters]))
+    events = await until_answered.enter_async_context(aclosing(services.engine.generate(asked)))
+    first = await while_connected(request, partial(anext, events))
+    traffic.started()
+    if not body.stream:
+        answer = await while_connected(request, partial(whole_answer, asked.id, _chained(first, events)))
+        return Response(answer.model_dump_json(), media_type="application/json")
+    if isinstance(first, FailEvent):
+        raise first.error
+    request.scope[OUTCOME] = "aborted"  # until the stream has come to its end
+    on_end = partial(request.scope.__setitem__, OUTCOME)
+    return StreamingResponse(
+        event_stream(asked.id, _chained(first, events), on_end),
+        media_type="text/event-stream",
+        headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"},
+    )
+
+
+async def _chained(first: Event, rest: AsyncIterator[Event]) -> AsyncGenerator[Event, None]:
+    yield first
+    async for event in rest:
+        yield event

@@ -1,0 +1,134 @@
+"""What the routes need of the rest of the server, as Protocols on this side; ``app`` hands the real parts in."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncGenerator, Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol
+
+from server.api.background import Background
+from server.api.traffic import AdapterTraffic
+from server.api.workers import Workers
+from server.core.metrics import Metrics
+from server.core.requests import GenerationRequest
+from server.core.settings import ServerConfig
+from server.core.steps import VerifyReport
+from server.engine.messages import Event
+
+if TYPE_CHECKING:
+    from adapters_store.adapter import Adapter, Fingerprint, Version
+    from adapters_store.alias import AliasRecord
+    from adapters_store.base import BaseDescription
+    from adapters_store.format import ParsedUpload
+    from adapters_store.store import PutResult
+
+
+class Engine(Protocol):
+    """The asyncio side of the engine thread. All methods run on the event loop."""
+
+    @property
+    def is_alive(self) -> bool: ...
+
+    @property
+    def is_draining(self) -> bool: ...
+
+    def generate(self, request: GenerationRequest) -> AsyncGenerator[Event, None]:
+        """Raises QueueFull or Draining at its first step. Closing the iterator aborts the request."""
+        ...
+
+    async def verify(self) -> VerifyReport: ...
+
+    async def inspect(self) -> dict[str, Any]: ...
+
+    async def forget(self, version: Version) -> None: ...
+
+
+class Store(Protocol):
+    """The part of ``AdapterStore`` that the routes use. All methods may block: call them through ``Workers``."""
+
+    def put(
+        self,
+        parsed: ParsedUpload,
+        *,
+        tenant: str,
+        name: str,
+        description: str | None = None,
+        tags: tuple[str, ...] | None = None,
+        if_match: str | None = None,
+    ) -> PutResult: ...
+
+    def get_record(self, tenant: str, name: str) -> AliasRecord: ...
+
+    def list_records(self, tenant: str, *, after: str | None = None, limit: int = 100) -> Sequence[AliasRecord]: ...
+
+    def move(
+        self,
+        tenant: str,
+        name: str,
+        *,
+        version: Version | None = None,
+        description: str | None = None,
+        tags: tuple[str, ...] | None = None,
+        pinned: bool | None = None,
+        if_match: str | None = None,
+    ) -> AliasRecord: ...
+
+    def delete(
+        self, tenant: str, name: str, *, version: Version | None = None, if_match: str | None = None
+    ) -> Sequence[Version]: ...
+
+    def resolve(self, tenant: str, name: str, version: Version | None = None) -> Version: ...
+
+    def acquire(self, version: Version) -> Adapter: ...
+
+    def release(self, adapter: Adapter) -> None: ...
+
+    def hold(self, version: Version) -> None: ...
+
+    def unhold(self, version: Version) -> None: ...
+
+    def destroy(self, version: Version, *, timeout_s: float) -> bool: ...
+
+    def export(self, version: Version) -> Adapter: ...
+
+    def describe(self) -> dict[str, Any]: ...
+
+    @property
+    def redis_up(self) -> bool: ...
+
+
+class Codec(Protocol):
+    """Text to tokens. May be called from any thread."""
+
+    def encode(self, prompt: str) -> tuple[int, ...]: ...
+
+    def encode_chat(self, messages: Sequence[dict[str, str]]) -> tuple[int, ...]: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BaseInfo:
+    """The one base model of the process. ``description`` is what uploads are checked against."""
+
+    name: str
+    fingerprint: Fingerprint
+    dtype: str
+    device: str
+    max_context_tokens: int
+    description: BaseDescription
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Services:
+    """Everything the routes use. ``now`` is the engine's clock: seconds, monotonic."""
+
+    config: ServerConfig
+    metrics: Metrics
+    store: Store
+    engine: Engine
+    codec: Codec
+    base: BaseInfo
+    now: Callable[[], float] = time.monotonic
+    background: Background = field(default_factory=Background)
+    workers: Workers = field(default_factory=Workers)
+    traffic: AdapterTraffic = field(default_factory=AdapterTraffic)

@@ -1,0 +1,34 @@
+"""Where blocking calls of the routes run: worker threads, bounded per kind so that one kind cannot starve another."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import ParamSpec, TypeVar
+
+from anyio import CapacityLimiter, to_thread
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+NUM_QUICK = 16  # look-ups, tokenising
+NUM_HEAVY = 2  # uploads being read, checked and stored; downloads being written
+NUM_WAITING = 32  # deletes that wait for requests to end
+
+
+class Workers:
+    """Belongs to one event loop. A call is finished even when the request that made it is cancelled meanwhile."""
+
+    def __init__(self) -> None:
+        self._quick = CapacityLimiter(NUM_QUICK)
+        self._heavy = CapacityLimiter(NUM_HEAVY)
+        self._waiting = CapacityLimiter(NUM_WAITING)
+
+    async def quick(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        return await to_thread.run_sync(partial(call, *args, **kwargs), limiter=self._quick)
+
+    async def heavy(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        return await to_thread.run_sync(partial(call, *args, **kwargs), limiter=self._heavy)
+
+    async def waiting(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        return await to_thread.run_sync(partial(call, *args, **kwargs), limiter=self._waiting)

@@ -1,0 +1,96 @@
+"""API keys: which secrets open the server, for which role and tenant. Only hashes are kept, and none is printed.
+
+``SHIRA_API_KEYS`` holds ``secret:role[:tenant]``, separated by commas. A keys file is TOML::
+
+    [[keys]]
+    sha256 = "<64 hex digits: the SHA-256 of the secret>"
+    role = "generate"        # or "admin", which may do everything
+    tenant = "default"       # optional
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import tomllib
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal, get_args
+
+Role = Literal["generate", "admin"]
+DEFAULT_TENANT = "default"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ApiKey:
+    """``digest`` is the SHA-256 of the secret; not in ``repr``, because a short secret can be guessed from it."""
+
+    digest: bytes = field(repr=False)
+    role: Role
+    tenant: str = DEFAULT_TENANT
+
+    def may(self, role: Role) -> bool:
+        return self.role in ("admin", role)
+
+
+def find_key(keys: Iterable[ApiKey], secret: str) -> ApiKey | None:
+    """Compares with every key in constant time, whether or not an earlier one matched."""
+    digest = hash_secret(secret)
+    found = None
+    for key in keys:
+        if hmac.compare_digest(key.digest, digest):
+            found = key
+    return found
+
+
+def hash_secret(secret: str) -> bytes:
+    return hashlib.sha256(secret.encode()).digest()
+
+
+def parse_keys(text: str) -> tuple[ApiKey, ...]:
+    """Reads the form of ``SHIRA_API_KEYS``. Raises ValueError with a message that holds no secret."""
+    keys = []
+    for number, item in enumerate(text.split(","), start=1):
+        secret, *rest = item.strip().split(":")
+        if not secret or not 1 <= len(rest) <= 2 or not all(rest):
+            raise ValueError(f"entry {number} is not of the form secret:role[:tenant]")
+        keys.append(_key(hash_secret(secret), rest[0], rest[1] if len(rest) == 2 else DEFAULT_TENANT, number))
+    return _distinct(keys)
+
+
+def read_keys_file(path: Path) -> tuple[ApiKey, ...]:
+    """Raises ValueError saying what is wrong with the file."""
+    try:
+        document = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise ValueError(f"cannot read the keys file {path}: {error}") from error
+    entries = document.get("keys")
+    if set(document) != {"keys"} or not isinstance(entries, list) or not entries:
+        raise ValueError(f"the keys file {path} must hold [[keys]] tables and nothing else")
+    return _distinct([_entry(entry, number) for number, entry in enumerate(entries, start=1)])
+
+
+def _entry(entry: object, number: int) -> ApiKey:
+    if not isinstance(entry, dict) or not {"sha256", "role"} <= set(entry) <= {"sha256", "role", "tenant"}:
+        raise ValueError(f"entry {number} must have sha256 and role, may have tenant, and nothing else")
+    try:
+        digest = bytes.fromhex(entry["sha256"])
+    except (TypeError, ValueError):
+        digest = b""
+    if len(digest) != hashlib.sha256().digest_size:
+        raise ValueError(f"entry {number}: sha256 must be 64 hex digits")
+    return _key(digest, entry["role"], entry.get("tenant", DEFAULT_TENANT), number)
+
+
+def _key(digest: bytes, role: object, tenant: object, number: int) -> ApiKey:
+    for known in get_args(Role):
+        if role == known and isinstance(tenant, str) and tenant:
+            return ApiKey(digest=digest, role=known, tenant=tenant)
+    raise ValueError(f"entry {number}: the role must be generate or admin, the tenant a non-empty text")
+
+
+def _distinct(keys: list[ApiKey]) -> tuple[ApiKey, ...]:
+    if len({key.digest for key in keys}) != len(keys):
+        raise ValueError("the same secret appears twice")
+    return tuple(keys)
