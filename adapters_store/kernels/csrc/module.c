@@ -1,0 +1,168 @@
+/* Python's door: every argument is an integer (addresses included); the callers in native.py check them all. */
+#define PY_SSIZE_T_CLEAN
+#define Py_LIMITED_API 0x030B0000
+#include <Python.h>
+
+#include "model.h"
+
+enum { MAX_ARGS = 16 };
+
+static int parse(PyObject *const *args, Py_ssize_t given, Py_ssize_t wanted, int64_t *out) {
+    if (given != wanted) {
+        PyErr_Format(PyExc_TypeError, "expected %zd integers, got %zd arguments", wanted, given);
+        return 0;
+    }
+    for (Py_ssize_t i = 0; i < wanted; i++) {
+        out[i] = PyLong_AsLongLong(args[i]);
+        if (out[i] == -1 && PyErr_Occurred()) return 0;
+    }
+    return 1;
+}
+
+static const Ops *ops_of(int64_t isa) {
+    const Ops *ops = shira_ops((int)isa);
+    if (!ops) PyErr_SetString(PyExc_ValueError, "this machine does not have that instruction set");
+    return ops;
+}
+
+static void *pointer(int64_t address) { return (void *)(uintptr_t)address; }
+
+static Plan plan_of(const int64_t *a) {
+    const Plan plan = {.visits = pointer(a[0]), .num_visits = a[1], .indices = pointer(a[2])};
+    return plan;
+}
+
+static PyObject *none_or(Status status) {
+    if (status == SHIRA_NO_MEMORY) return PyErr_NoMemory();
+    if (status == SHIRA_OVERLAP) {
+        PyErr_SetString(PyExc_ValueError, "weights of the two bound index sets overlap without being the same weights");
+        return NULL;
+    }
+    Py_RETURN_NONE;
+}
+
+#define ARGS PyObject *self, PyObject *const *args, Py_ssize_t given
+#define BEGIN(wanted)                               \
+    int64_t a[MAX_ARGS];                            \
+    (void)self;                                     \
+    if (!parse(args, given, wanted, a)) return NULL; \
+    const Ops *ops = ops_of(a[0]);                  \
+    if (!ops) return NULL;                          \
+    const int threads = (int)a[1];
+
+static PyObject *py_supports(PyObject *self, PyObject *isa) {
+    (void)self;
+    const long value = PyLong_AsLong(isa);
+    if (value == -1 && PyErr_Occurred()) return NULL;
+    return PyBool_FromLong(shira_ops((int)value) != NULL);
+}
+
+static PyObject *py_exchange(ARGS) {
+    BEGIN(9)
+    int64_t *journal = pointer(a[7]);
+    Py_BEGIN_ALLOW_THREADS
+    if (journal) *journal = a[8];
+    shira_exchange(ops, plan_of(a + 2), pointer(a[5]), pointer(a[6]), threads);
+    Py_END_ALLOW_THREADS
+    Py_RETURN_NONE;
+}
+
+static PyObject *py_overwrite(ARGS) {
+    BEGIN(6)
+    Py_BEGIN_ALLOW_THREADS
+    shira_overwrite(ops, plan_of(a + 2), pointer(a[5]), threads);
+    Py_END_ALLOW_THREADS
+    Py_RETURN_NONE;
+}
+
+static PyObject *py_switch(ARGS) {
+    BEGIN(13)
+    Status status;
+    Py_BEGIN_ALLOW_THREADS
+    status = shira_switch(ops, plan_of(a + 2), pointer(a[5]), plan_of(a + 6), pointer(a[9]), pointer(a[10]),
+                          pointer(a[11]), a[12], threads);
+    Py_END_ALLOW_THREADS
+    return none_or(status);
+}
+
+static PyObject *py_stage(ARGS) {
+    BEGIN(7)
+    int64_t lost;
+    Py_BEGIN_ALLOW_THREADS
+    lost = shira_stage(ops, plan_of(a + 2), pointer(a[5]), pointer(a[6]), threads);
+    Py_END_ALLOW_THREADS
+    return PyLong_FromLongLong(lost);
+}
+
+static PyObject *py_scan_indices(ARGS) {
+    BEGIN(6)
+    int64_t first;
+    Py_BEGIN_ALLOW_THREADS
+    first = shira_scan_indices(ops, pointer(a[2]), pointer(a[3]), pointer(a[4]), a[5], threads);
+    Py_END_ALLOW_THREADS
+    return PyLong_FromLongLong(first);
+}
+
+static PyObject *py_scan_values(ARGS) {
+    BEGIN(5)
+    int64_t first;
+    Py_BEGIN_ALLOW_THREADS
+    first = shira_scan_values(ops, pointer(a[2]), a[3], a[4], threads);
+    Py_END_ALLOW_THREADS
+    return PyLong_FromLongLong(first);
+}
+
+static PyObject *py_union_count(ARGS) {
+    BEGIN(6)
+    (void)ops;
+    Py_BEGIN_ALLOW_THREADS
+    shira_union_count(pointer(a[2]), a[3], a[4], pointer(a[5]), threads);
+    Py_END_ALLOW_THREADS
+    Py_RETURN_NONE;
+}
+
+static PyObject *py_union_fill(ARGS) {
+    BEGIN(8)
+    Status status;
+    Py_BEGIN_ALLOW_THREADS
+    status = shira_union_fill(ops, pointer(a[2]), a[3], a[4], pointer(a[5]), pointer(a[6]), pointer(a[7]), threads);
+    Py_END_ALLOW_THREADS
+    return none_or(status);
+}
+
+static PyObject *py_floor(ARGS) {
+    BEGIN(11)
+    int64_t sum;
+    (void)ops;
+    Py_BEGIN_ALLOW_THREADS
+    sum = shira_floor(plan_of(a + 2), plan_of(a + 5), pointer(a[8]), pointer(a[9]), a[10], threads);
+    Py_END_ALLOW_THREADS
+    return PyLong_FromLongLong(sum);
+}
+
+#define METHOD(name) {#name, (PyCFunction)(void (*)(void))py_##name, METH_FASTCALL, NULL}
+static PyMethodDef methods[] = {
+    {"supports", py_supports, METH_O, NULL},
+    METHOD(exchange),
+    METHOD(overwrite),
+    METHOD(switch),
+    METHOD(stage),
+    METHOD(scan_indices),
+    METHOD(scan_values),
+    METHOD(union_count),
+    METHOD(union_fill),
+    METHOD(floor),
+    {NULL, NULL, 0, NULL},
+};
+
+static PyModuleDef_Slot slots[] = {{0, NULL}};
+
+static struct PyModuleDef definition = {
+    PyModuleDef_HEAD_INIT,
+    .m_name = "_native",
+    .m_size = 0,
+    .m_methods = methods,
+    .m_slots = slots,
+};
+
+PyMODINIT_FUNC PyInit__native(void) { return PyModuleDef_Init(&definition); }

@@ -1,0 +1,9 @@
+/* 512-bit vectors where the compiler finds use for them. */
+#if defined(__x86_64__)
+#define TARGET __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,avx2,f16c,prefer-vector-width=512")))
+#define SUFFIX avx512
+#define HAS_F16C 1
+#include "block_ops.h"
+#else
+typedef int shira_no_avx512;
+#endif

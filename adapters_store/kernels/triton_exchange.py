@@ -1,0 +1,160 @@
+"""The kernels for CUDA: one launch for the whole model and word width. Scans and unions run in torch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+import triton.language as tl
+from torch import Tensor
+
+from adapters_store.kernels import triton_passes as passes
+from adapters_store.kernels.bound import (
+    DTYPE_CODES,
+    VISIT_COLUMNS,
+    Bound,
+    check_apart,
+    check_delta,
+    check_words,
+    new_words,
+)
+from adapters_store.kernels.interface import Journal, Staging
+from adapters_store.kernels.reference import ReferenceKernels
+
+CHUNK = 1024  # entries that one program moves at a time
+COUNT, DTYPE = 3, 5  # columns of a visit
+IS_WIDE = DTYPE_CODES[torch.float32]
+BLOCK_ALONE = torch.tensor([1, 1, 0, 0, 0, 1])  # address, bytes and dtype: what a visit says without its entries
+
+Launch = Callable[[Tensor, Any], None]  # rows of one word width, and that width's type
+
+
+class TritonKernels(ReferenceKernels):
+    """Satisfies Kernels for CUDA tensors. Writes are in order on the current stream; only ``stage`` waits for it."""
+
+    name = "triton"
+
+    def __init__(self) -> None:
+        self._visits: WeakKeyDictionary[Bound, Tensor] = WeakKeyDictionary()
+        self._pairs: WeakKeyDictionary[Bound, WeakKeyDictionary[Bound, Tensor]] = WeakKeyDictionary()
+
+    def stage(self, bound: Bound, delta: Tensor) -> Staging:
+        check_delta(bound, delta)
+        words = new_words(bound)
+        num_lost = torch.zeros(1, dtype=torch.int32, device=bound.device)
+        visits = self._visits_of(bound)
+        for code in DTYPE_CODES.values():
+            rows = visits[bound.visits[:, DTYPE].to(visits.device) == code].contiguous()
+            if len(rows):
+                word_t = tl.int32 if code == IS_WIDE else tl.int16
+                passes.stage_pass[(len(rows),)](
+                    rows, _signed(bound), delta, words, num_lost, word_t=word_t, dtype=code, chunk=CHUNK
+                )
+        return Staging(words=words, num_out_of_range=int(num_lost))
+
+    def exchange(self, bound: Bound, words: Tensor, displaced: Tensor, journal: Journal | None = None) -> None:
+        check_words(bound, "words", words)
+        check_words(bound, "displaced", displaced)
+        check_apart("displaced", displaced, "words", words)
+
+        def launch(rows: Tensor, word_t: Any) -> None:
+            passes.exchange_pass[(len(rows),)](rows, _signed(bound), words, displaced, word_t=word_t, chunk=CHUNK)
+
+        self._write(self._visits_of(bound), launch, bound, displaced, journal)
+
+    def overwrite(self, bound: Bound, words: Tensor) -> None:
+        check_words(bound, "words", words)
+        for rows, word_t in _by_width(self._visits_of(bound)):
+            self._overwrite_rows(rows, word_t, bound, words)
+
+    def switch(
+        self,
+        out: Bound,
+        out_displaced: Tensor,
+        into: Bound,
+        into_words: Tensor,
+        into_displaced: Tensor,
+        *,
+        journal: Journal | None = None,
+    ) -> None:
+        check_words(out, "out_displaced", out_displaced)
+        check_words(into, "into_words", into_words)
+        check_words(into, "into_displaced", into_displaced)
+        check_apart("into_displaced", into_displaced, "into_words", into_words)
+        check_apart("into_displaced", into_displaced, "out_displaced", out_displaced)
+
+        def launch(rows: Tensor, word_t: Any) -> None:
+            passes.switch_pass[(len(rows),)](
+                rows,
+                _signed(out),
+                out_displaced,
+                _signed(into),
+                into_words,
+                into_displaced,
+                word_t=word_t,
+                chunk=CHUNK,
+            )
+
+        self._write(self._pairs_of(out, into), launch, into, into_displaced, journal)
+
+    def _write(self, table: Tensor, launch: Launch, into: Bound, displaced: Tensor, journal: Journal | None) -> None:
+        """A launch that raises has written nothing; those before it are undone here, so the journal tells the truth."""
+        done: list[tuple[Tensor, Any]] = []
+        for rows, word_t in _by_width(table):
+            try:
+                launch(rows, word_t)
+            except BaseException:
+                for done_rows, done_word_t in done:
+                    own = done_rows[:, -VISIT_COLUMNS:].contiguous()
+                    self._overwrite_rows(own[own[:, COUNT] > 0], done_word_t, into, displaced)
+                raise
+            done.append((rows, word_t))
+        if journal is not None:
+            journal.num_weights_displaced = into.num_weights
+
+    def _overwrite_rows(self, rows: Tensor, word_t: Any, bound: Bound, words: Tensor) -> None:
+        passes.overwrite_pass[(len(rows),)](rows, _signed(bound), words, word_t=word_t, chunk=CHUNK)
+
+    def _visits_of(self, bound: Bound) -> Tensor:
+        if bound not in self._visits:
+            self._visits[bound] = bound.visits.to(bound.device)
+        return self._visits[bound]
+
+    def _pairs_of(self, out: Bound, into: Bound) -> Tensor:
+        """int64 (num_blocks, 12): see switch_pass. Made once for each pair of bound index sets that lives."""
+        known = self._pairs.setdefault(out, WeakKeyDictionary())
+        if into not in known:
+            known[into] = pair_visits(out.visits, into.visits).to(into.device)
+        return known[into]
+
+
+def pair_visits(out: Tensor, into: Tensor) -> Tensor:
+    """Rows of two tables of visits side by side by block address; count 0 where only the other one touches a block.
+
+    Raises ValueError where blocks overlap without being the same block."""
+    addresses = torch.unique(torch.cat([out[:, 0], into[:, 0]]))  # ascending
+    pairs = torch.zeros(len(addresses), 2 * VISIT_COLUMNS, dtype=torch.int64)
+    out_at, into_at = (torch.searchsorted(addresses, rows[:, 0].contiguous()) for rows in (out, into))
+    pairs[into_at, VISIT_COLUMNS:] = into
+    pairs[into_at, :VISIT_COLUMNS] = into * BLOCK_ALONE
+    both = torch.isin(out[:, 0], into[:, 0])
+    same_form = [1, DTYPE]
+    unlike = (out[both][:, same_form] != pairs[out_at[both]][:, same_form]).any()
+    pairs[out_at, :VISIT_COLUMNS] = out
+    ends = pairs[:, 0] + pairs[:, 1]
+    if unlike or bool((ends[:-1] > pairs[1:, 0]).any()):
+        raise ValueError("weights of the two bound index sets overlap without being the same weights")
+    return pairs
+
+
+def _by_width(rows: Tensor) -> list[tuple[Tensor, Any]]:
+    """Rows with 4-byte and with 2-byte words, each with its Triton type; none that is empty."""
+    is_wide = rows[:, DTYPE] == IS_WIDE
+    split = ((rows[is_wide], tl.int32), (rows[~is_wide], tl.int16))
+    return [(part.contiguous(), word_t) for part, word_t in split if len(part)]
+
+
+def _signed(bound: Bound) -> Tensor:
+    return bound.index_set.indices.view(torch.int16)
