@@ -14,7 +14,9 @@ from server.core.errors import ConfigError
 from server.core.keys import ApiKey, read_keys_file
 from server.core.settings import ServerConfig
 
-__all__ = ["ServerConfig", "default_data_dir", "load_config", "unknown_variables"]
+__all__ = [
+    "ENV_ONLY", "ServerConfig", "default_data_dir", "env_name", "flag_name", "load_config", "unknown_variables",
+]  # fmt: skip
 
 ENV_PREFIX = "SHIRA_"
 ENV_ONLY = frozenset({"api_keys"})  # secrets do not belong on a command line or in a file

@@ -116,6 +116,10 @@ class ServerConfig(BaseModel):
     log_level: Literal["debug", "info", "warning", "error"] = Field(default="info", description="Least level logged.")
 
     @property
+    def models_path(self) -> Path:
+        return self.models_dir or self.data_dir / "models"
+
+    @property
     def is_loopback(self) -> bool:
         """True when only this machine can connect."""
         if self.host == "localhost":

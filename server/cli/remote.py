@@ -1,0 +1,68 @@
+"""A server somewhere, as the command line talks to it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import wraps
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    import httpx
+
+DEFAULT_URL = "http://127.0.0.1:8000"
+CONNECT_TIMEOUT_S = 10.0
+ANSWER_TIMEOUT_S = 900.0  # a large upload is checked before it is answered
+
+
+class Remote:
+    """Every call raises ClickException with one clear line when it does not succeed."""
+
+    def __init__(self, url: str, key: str | None) -> None:
+        import httpx
+
+        self._url = url.rstrip("/")
+        self._client = httpx.Client(
+            base_url=self._url,
+            headers={"Authorization": f"Bearer {key}"} if key else {},
+            timeout=httpx.Timeout(ANSWER_TIMEOUT_S, connect=CONNECT_TIMEOUT_S),
+        )
+
+    def call(self, method: str, path: str, **options: Any) -> httpx.Response:
+        """``options`` as in ``httpx.Client.request``."""
+        import httpx
+
+        try:
+            response = self._client.request(method, path, **options)
+        except httpx.InvalidURL as error:
+            raise click.UsageError(f"{self._url}: {error}") from error
+        except httpx.TransportError as error:
+            problem = str(error) or type(error).__name__
+            raise click.ClickException(f"cannot reach {self._url}: {problem}; is the server running?") from error
+        if not response.is_success:
+            raise click.ClickException(f"{response.status_code}: {_message(response)}")
+        return response
+
+    def json(self, method: str, path: str, **options: Any) -> dict[str, Any]:
+        answer: dict[str, Any] = self.call(method, path, **options).json()
+        return answer
+
+
+def remote_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """``--url`` and ``--key``, handed on as one ``Remote``."""
+
+    @wraps(command)
+    def with_remote(url: str, key: str | None, **arguments: Any) -> Any:
+        return command(remote=Remote(url, key), **arguments)
+
+    with_key = click.option("--key", envvar="SHIRA_KEY", show_envvar=True, help="API key; better in the environment.")
+    with_url = click.option("--url", envvar="SHIRA_URL", default=DEFAULT_URL, show_default=True, show_envvar=True)
+    return with_url(with_key(with_remote))
+
+
+def _message(response: httpx.Response) -> str:
+    try:
+        return str(response.json()["error"]["message"])
+    except (ValueError, KeyError, TypeError):
+        return f"not an answer of this server: {response.text[:200]!r}"
