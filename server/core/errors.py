@@ -12,6 +12,7 @@
     ├── DeadlineExceeded     the request's own deadline passed
     ├── Aborted              the client went away
     ├── SwitchFailed         a blend could not be made active; the base was restored
+    ├── StepFailed           the model failed while it ran this request; others go on
     ├── ModelNotLoadable     the base model cannot be loaded: says why and what to do
     └── EngineDied           the engine thread ended: the process is not healthy
 """
@@ -63,6 +64,10 @@ class Aborted(ServerError):
 
 
 class SwitchFailed(ServerError):
+    pass
+
+
+class StepFailed(ServerError):
     pass
 
 

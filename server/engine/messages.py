@@ -86,8 +86,10 @@ class Inspect:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Drain:
-    """Finish what was accepted, then stop. ``done`` resolves when the last request has ended."""
+    """Finish what was accepted, then stop; what is unfinished at ``deadline_s`` (engine clock) fails with Draining.
+    ``done`` resolves when the last request has ended and the base is back."""
 
+    deadline_s: float
     done: Future[None]
 
 

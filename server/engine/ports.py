@@ -6,7 +6,7 @@ All methods are called on the engine thread unless said otherwise.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 from server.core.requests import Mode, RequestId
@@ -37,8 +37,17 @@ class Execution(Protocol):
     def activate(self, blend: Blend) -> SwitchReport:
         """After it returns the weights hold ``blend``; its bytes must be resident.
 
-        Raises SwitchFailed (the base is restored, the next call works) or BlendRejected (this blend cannot be made;
-        the old blend or the base is in)."""
+        Raises SwitchFailed (the base is restored, the next call works) or an AdapterStoreError (this blend cannot be
+        made; the old blend or the base is in)."""
+        ...
+
+    def restore(self) -> SwitchReport:
+        """As ``activate`` of the base."""
+        ...
+
+    @property
+    def broken(self) -> str | None:
+        """Why the weights can no longer be vouched for: nothing may run any more. None while they can."""
         ...
 
     def forget(self, version: Version) -> None:
@@ -57,17 +66,13 @@ class Execution(Protocol):
 class Residency(Protocol):
     """Brings adapter bytes to the host, off the engine thread."""
 
-    def is_resident(self, blend: Blend) -> bool:
-        """True for the base. Never blocks."""
-        ...
-
-    def request(self, blend: Blend) -> None:
-        """Start loading; a ``BlendLoaded`` command follows, once, on success or failure. Never blocks.
-        The bytes are held until ``release``."""
+    def request(self, blend: Blend, on_done: Callable[[Exception | None], None]) -> None:
+        """Start loading a blend that is not the base. Never blocks. ``on_done`` is called once, on any thread, with
+        None when every byte is on the host, else with the reason why not."""
         ...
 
     def release(self, blend: Blend) -> None:
-        """Ends one ``request``'s hold."""
+        """Ends one ``request``'s hold on the bytes; a load still under way is let go when it ends. Never blocks."""
         ...
 
 
@@ -76,7 +81,13 @@ class Runner(Protocol):
 
     Sequences prefilled under one ``blend_key`` are stepped only under it."""
 
-    def can_admit(self, num_prompt_tokens: int, max_new_tokens: int) -> bool: ...
+    def fits(self, new: NewSequence) -> bool:
+        """True if this sequence could run with nothing else live."""
+        ...
+
+    def can_admit(self, new: Sequence[NewSequence]) -> bool:
+        """True if the KV memory takes all of these beside what is live."""
+        ...
 
     def prefill(self, blend_key: BlendKey, sequences: Sequence[NewSequence]) -> list[StepToken]:
         """Runs the prompts, keeps their KV, samples each first token."""

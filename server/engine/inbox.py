@@ -1,0 +1,51 @@
+"""Where commands wait for the engine thread."""
+
+from __future__ import annotations
+
+from collections import deque
+from threading import Condition
+
+from server.engine.messages import Command, Submit
+
+
+class Inbox:
+    """Takes a bounded number of requests; every other command always, since each belongs to an accepted request or
+    to an operator waiting for its answer. Any thread may put, the engine thread takes."""
+
+    def __init__(self, max_submits: int) -> None:
+        self._max_submits = max_submits
+        self._num_submits = 0
+        self._commands: deque[Command] = deque()
+        self._changed = Condition()
+        self._is_closed = False
+
+    def put(self, command: Command) -> bool:
+        """False if it was not taken: too many requests wait already, or the inbox is closed."""
+        with self._changed:
+            if self._is_closed:
+                return False
+            if isinstance(command, Submit):
+                if self._num_submits >= self._max_submits:
+                    return False
+                self._num_submits += 1
+            self._commands.append(command)
+            self._changed.notify()
+            return True
+
+    def take_all(self, *, timeout_s: float | None) -> list[Command]:
+        """Everything that is here; if that is nothing, waits for up to ``timeout_s`` (None: for ever)."""
+        with self._changed:
+            if not self._commands and timeout_s != 0:
+                self._changed.wait(timeout_s)
+            commands = list(self._commands)
+            self._commands.clear()
+            self._num_submits = 0
+            return commands
+
+    def close(self) -> list[Command]:
+        """Takes no more; returns what nobody will handle."""
+        with self._changed:
+            self._is_closed = True
+            left = list(self._commands)
+            self._commands.clear()
+            return left

@@ -1,0 +1,58 @@
+"""Brings a blend's bytes to the host on the loader pool. Satisfies ``engine.ports.Residency``."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from concurrent.futures import Executor, Future
+
+from adapters_store.adapter import Adapter
+from adapters_store.blend import Blend, BlendKey
+from adapters_store.errors import AdapterStoreError, AdapterUnavailable
+from server.execution.staging import AdapterSource
+
+log = logging.getLogger(__name__)
+
+
+class StoreResidency:
+    """Holds the adapters of every blend between ``request`` and ``release``. Both on the engine thread."""
+
+    def __init__(self, source: AdapterSource, pool: Executor) -> None:
+        self._source = source
+        self._pool = pool
+        self._loads: dict[BlendKey, Future[list[Adapter]]] = {}
+
+    def request(self, blend: Blend, on_done: Callable[[Exception | None], None]) -> None:
+        """Loads on the pool; ``on_done`` is called there, once. One ``request`` per blend until its ``release``."""
+        self._loads[blend.key] = self._pool.submit(self._load, blend, on_done)
+
+    def release(self, blend: Blend) -> None:
+        """The bytes are let go now, or as soon as the load under way ends."""
+        load = self._loads.pop(blend.key)
+        load.add_done_callback(self._let_go)
+
+    def _load(self, blend: Blend, on_done: Callable[[Exception | None], None]) -> list[Adapter]:
+        """Every adapter of the blend, held. A blend that fails holds nothing afterwards."""
+        held: list[Adapter] = []
+        try:
+            for version in blend.versions:
+                held.append(self._source.acquire(version))
+        except Exception as error:
+            for adapter in held:
+                self._source.release(adapter)
+            failed = error if isinstance(error, AdapterStoreError) else _unavailable(blend, error)
+            on_done(failed)
+            raise
+        on_done(None)
+        return held
+
+    def _let_go(self, load: Future[list[Adapter]]) -> None:
+        if load.cancelled() or load.exception() is not None:
+            return
+        for adapter in load.result():
+            self._source.release(adapter)
+
+
+def _unavailable(blend: Blend, error: Exception) -> AdapterUnavailable:
+    log.error("loading blend %s failed", blend.key, exc_info=error)
+    return AdapterUnavailable(" + ".join(blend.versions), reason=str(error) or type(error).__name__)
