@@ -116,3 +116,7 @@ class TrainingRefused(AdapterStoreError):
     def __init__(self, field: str, *, expected: str, got: str) -> None:
         self.field = field
         super().__init__(f"{field}: expected {expected}, got {got}")
+
+
+class EmbeddedRedisUnavailable(AdapterStoreError):
+    """No Redis-protocol server can be started on this machine."""

@@ -1,0 +1,171 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from peft import ShiraConfig, get_peft_model
+from torch import Tensor, nn
+
+from adapters_store.adapter import IndexSet
+from adapters_store.format import Positions, pack_positions, unpack_positions
+from adapters_store.tools.masks import build_mask
+from adapters_store.tools.sparse_linear import SparseParametrisation
+
+
+def small_model(dtype: torch.dtype = torch.float32) -> nn.Sequential:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(12, 20), nn.Tanh(), nn.Linear(20, 6)).to(dtype)
+
+
+def linear(model: nn.Module, name: str) -> nn.Linear:
+    layer = model.get_submodule(name)
+    assert isinstance(layer, nn.Linear)
+    return layer
+
+
+def mask_of(model: nn.Module, sparsity: float = 0.1) -> IndexSet:
+    weights = [(name, weight) for name, weight in model.state_dict().items() if name.endswith("weight")]
+    return build_mask(weights, "rand", sparsity=sparsity, seed=4)
+
+
+def words(model: nn.Module) -> dict[str, Tensor]:
+    return {name: tensor.clone() for name, tensor in model.state_dict().items()}
+
+
+def same_bits(left: dict[str, Tensor], right: dict[str, Tensor]) -> bool:
+    return left.keys() == right.keys() and all(
+        torch.equal(left[name].view(torch.uint8), right[name].view(torch.uint8)) for name in left
+    )
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_detaching_gives_the_model_back_bit_for_bit(dtype: torch.dtype) -> None:
+    model = small_model(dtype)
+    linear(model, "0").weight.data.view(-1)[:2] = torch.tensor([-0.0, 1e-30], dtype=dtype)
+    linear(model, "0").bias.requires_grad_(False)
+    before = words(model)
+    layers = list(model)
+    with SparseParametrisation(model, mask_of(model, sparsity=1.0)) as sparse:
+        sparse.load_values(torch.randn(sparse.index_set.num_entries))
+        model(torch.ones(1, 12, dtype=dtype))
+        assert not torch.equal(sparse.layers["0.weight"].linear.weight, before["0.weight"])
+    assert same_bits(words(model), before)
+    assert list(model) == layers
+    assert [parameter.requires_grad for parameter in model.parameters()] == [True, False, True, True]
+
+
+def test_only_the_values_train_and_they_start_at_the_base() -> None:
+    model = small_model()
+    inputs = torch.randn(3, 12)
+    expected = model(inputs)
+    with SparseParametrisation(model, mask_of(model)) as sparse:
+        trainable = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
+        assert trainable == ["0.values", "2.values"]
+        assert sum(layer.values.numel() for layer in sparse.layers.values()) == sparse.index_set.num_entries
+        assert torch.equal(model(inputs), expected)
+
+
+def test_the_weight_is_written_in_place_and_never_cloned() -> None:
+    model = small_model()
+    storage = linear(model, "0").weight.data_ptr()
+    with SparseParametrisation(model, mask_of(model)) as sparse:
+        layer = sparse.layers["0.weight"]
+        with torch.no_grad():
+            layer.values.fill_(0.5)
+        model(torch.randn(1, 12))
+        changed = layer.linear.weight.detach().flatten()[layer.positions] - layer.displaced
+        assert layer.linear.weight.data_ptr() == storage
+        torch.testing.assert_close(changed, torch.full_like(changed, 0.5))
+
+
+def test_values_get_the_dense_gradient_at_their_positions() -> None:
+    model = small_model()
+    index_set = mask_of(model)
+    inputs = torch.randn(5, 12)
+    model(inputs).square().sum().backward()
+    dense = {name: parameter.grad.clone() for name, parameter in model.named_parameters() if parameter.grad is not None}
+    model.zero_grad()
+    with SparseParametrisation(model, index_set) as sparse:
+        model(inputs).square().sum().backward()
+        for entry, flat in unpack_positions(index_set):
+            gradient = sparse.layers[entry.name].values.grad
+            assert gradient is not None
+            assert torch.equal(gradient, dense[entry.name].flatten()[flat])
+        assert all(layer.linear.weight.grad is None for layer in sparse.layers.values())
+
+
+def test_two_forwards_before_one_backward_add_their_gradients() -> None:
+    model = small_model()
+    inputs = torch.randn(4, 12)
+    with SparseParametrisation(model, mask_of(model)) as sparse:
+        values = sparse.layers["0.weight"].values
+        model(inputs).sum().backward()
+        assert values.grad is not None
+        once = values.grad.clone()
+        values.grad = None
+        (model(inputs).sum() + model(inputs).sum()).backward()
+        torch.testing.assert_close(values.grad, 2 * once)
+
+
+def test_a_bf16_weight_holds_the_sum_rounded_once() -> None:
+    model = small_model(torch.bfloat16)
+    with SparseParametrisation(model, mask_of(model)) as sparse:
+        layer = sparse.layers["0.weight"]
+        values = torch.linspace(-1, 1, layer.values.numel()) * 1e-3
+        with torch.no_grad():
+            layer.values.copy_(values)
+        layer.write_()
+        expected = (layer.displaced.float() + values).bfloat16()
+        assert torch.equal(layer.linear.weight.detach().flatten()[layer.positions], expected)
+
+
+def test_training_agrees_with_peft_on_the_same_mask() -> None:
+    ours, theirs = small_model(), small_model()
+
+    def mask_for_peft(base_layer: nn.Linear, r: int, **_: object) -> Tensor:
+        rows, columns = base_layer.weight.shape
+        mask = torch.zeros(rows * columns)
+        generator = torch.Generator().manual_seed(rows)
+        mask[torch.randperm(rows * columns, generator=generator)[: r * (rows + columns)]] = 1
+        return mask.view(rows, columns)
+
+    config = ShiraConfig(r=1, target_modules=["0", "2"])
+    config.mask_fn = mask_for_peft
+    peft_model = get_peft_model(theirs, config)
+    peft_values = [module.shira_weight["default"] for module in peft_model.modules() if hasattr(module, "shira_weight")]
+    index_set = index_set_of({name: mask_for_peft(linear(ours, name[0]), 1) for name in ("0.weight", "2.weight")})
+    inputs, targets = torch.randn(16, 12), torch.randn(16, 6)
+    with SparseParametrisation(ours, index_set) as sparse:
+        _descend(ours, inputs, targets)
+        with torch.sparse.check_sparse_tensor_invariants():  # type: ignore[no-untyped-call]
+            _descend(peft_model, inputs, targets)
+        torch.testing.assert_close(sparse.values(), torch.cat([values.detach() for values in peft_values]))
+        assert sparse.values().abs().min() > 0
+
+
+@pytest.mark.parametrize("name", ["1.weight", "7.weight", "0.bias"])
+def test_what_is_not_the_weight_of_a_linear_layer_is_refused_and_the_model_left_alone(name: str) -> None:
+    model = small_model()
+    layers = list(model)
+    with pytest.raises(ValueError, match=name):
+        SparseParametrisation(
+            model, build_mask([("0.weight", linear(model, "0").weight), (name, torch.ones(2, 2))], "wm", sparsity=0.5)
+        )
+    assert list(model) == layers
+    assert all(parameter.requires_grad for parameter in model.parameters())
+
+
+def index_set_of(masks: dict[str, Tensor]) -> IndexSet:
+    rows = [
+        Positions(name=name, shape=tuple(mask.shape), dtype="float32", flat=mask.flatten().nonzero().flatten())
+        for name, mask in sorted(masks.items())
+    ]
+    return pack_positions(rows)
+
+
+def _descend(model: nn.Module, inputs: Tensor, targets: Tensor) -> None:
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.AdamW(parameters, lr=1e-2, weight_decay=0.0)
+    for _ in range(5):
+        optimizer.zero_grad()
+        (model(inputs) - targets).square().mean().backward()
+        optimizer.step()

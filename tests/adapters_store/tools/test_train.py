@@ -1,0 +1,194 @@
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from peft import ShiraConfig, get_peft_model
+from tokenizers import Tokenizer, models, pre_tokenizers
+from torch import Tensor, nn
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from adapters_store.base import describe_checkpoint
+from adapters_store.errors import BaseUnreadable, TrainingRefused
+from adapters_store.format import read_adapter, unpack_positions
+from adapters_store.tools.text import load_text
+from adapters_store.tools.train import TrainOptions, fit, target_weights, train
+
+HIDDEN = 64  # every target below is HIDDEN x HIDDEN, so that r(m + n) entries are 2 r / HIDDEN of each
+ALPHABET = "abcdefgh "
+
+
+@pytest.fixture(scope="module")
+def model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny random Llama, stored in bf16, with a tokenizer of one token per letter."""
+    folder = tmp_path_factory.mktemp("tiny-llama")
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=len(ALPHABET) + 1,
+        hidden_size=HIDDEN,
+        intermediate_size=HIDDEN,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=4,
+        max_position_embeddings=64,
+    )
+    LlamaForCausalLM(config).bfloat16().save_pretrained(folder)
+    vocabulary = {letter: number for number, letter in enumerate([*ALPHABET, "?"])}
+    letters = Tokenizer(models.WordLevel(vocabulary, unk_token="?"))
+    letters.pre_tokenizer = pre_tokenizers.Split("", "isolated")
+    PreTrainedTokenizerFast(tokenizer_object=letters, unk_token="?").save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def options(model_dir: Path, tmp_path: Path) -> TrainOptions:
+    text = tmp_path / "text.txt"
+    text.write_text("abc def gh " * 200)
+    return TrainOptions(
+        model_dir=model_dir,
+        text=text,
+        output=tmp_path / "adapter.safetensors",
+        sparsity=2 / HIDDEN,
+        learning_rate=1e-2,
+        max_steps=5,
+        batch_size=4,
+        sequence_length=16,
+    )
+
+
+@pytest.mark.parametrize("mask", ["wm", "rand"])
+def test_training_writes_an_adapter_of_this_base_that_lowers_the_held_out_loss(
+    options: TrainOptions, mask: Any
+) -> None:
+    report = train(replace(options, mask=mask, max_steps=30))
+    base = describe_checkpoint(options.model_dir)
+    upload = read_adapter(options.output, base=base)
+    assert upload.base_verified
+    assert (upload.adapter.version, upload.adapter.base) == (report.version, base.fingerprint)
+    assert report.num_weights == 2 * 5
+    assert report.num_entries == upload.adapter.index_set.num_entries == 10 * 2 * HIDDEN
+    assert report.num_steps == 30
+    assert report.held_out_loss_after < report.held_out_loss_before - 0.1
+
+
+def test_the_card_tells_how_it_was_made_and_nothing_of_the_machine(options: TrainOptions) -> None:
+    report = train(options)
+    card = read_adapter(options.output, base=None).card
+    assert card is not None
+    assert card["text_digest"] == report.text_digest
+    assert (card["mask"], card["seed"], card["steps"]) == ("wm", 0, 5)
+    assert card["held_out_loss_after"] == round(report.held_out_loss_after, 4)
+    assert str(options.text.parent) not in json.dumps(card)
+
+
+def test_the_same_options_give_the_same_version(options: TrainOptions) -> None:
+    assert train(options).version == train(replace(options, output=options.output.with_name("again"))).version
+
+
+def test_wm_adapters_of_one_base_share_one_index_set(options: TrainOptions) -> None:
+    train(replace(options, seed=1))
+    first = read_adapter(options.output, base=None).adapter
+    train(replace(options, seed=2))
+    second = read_adapter(options.output, base=None).adapter
+    assert first.index_set.digest == second.index_set.digest
+    assert first.version != second.version
+
+
+def test_values_can_be_stored_in_bf16_under_bf16_arithmetic(options: TrainOptions) -> None:
+    train(replace(options, values_dtype="bfloat16", precision="bfloat16"))
+    assert read_adapter(options.output, base=None).adapter.values.dtype == torch.bfloat16
+
+
+@pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning")  # asked for by PEFT
+def test_trained_values_agree_with_peft_on_the_same_mask_data_and_seed(options: TrainOptions) -> None:
+    options = replace(options, mask="rand", seed=3)
+    train(options)
+    ours = read_adapter(options.output, base=None).adapter
+    positions = {entry.name: flat for entry, flat in unpack_positions(ours.index_set)}
+    model = LlamaForCausalLM.from_pretrained(options.model_dir, dtype=torch.float32)
+    names = {module: f"{name}.weight" for name, module in model.named_modules()}
+
+    def mask_of(base_layer: nn.Linear, r: int, **_: object) -> Tensor:
+        mask = torch.zeros(base_layer.weight.numel())
+        mask[positions[names[base_layer]]] = 1
+        return mask.view_as(base_layer.weight)
+
+    config = ShiraConfig(r=1, target_modules=list(options.targets))
+    config.mask_fn = mask_of
+    peft_model = get_peft_model(model, config)
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(options.model_dir)
+    text = load_text(options.text, tokenizer, sequence_length=16, held_out=options.held_out)
+    with torch.sparse.check_sparse_tensor_invariants():  # type: ignore[no-untyped-call]
+        fit(peft_model, text.train, options)
+    layers = {names[layer.base_layer]: layer for layer in peft_model.modules() if hasattr(layer, "shira_weight")}
+    theirs = torch.cat([layers[name].shira_weight["default"].detach() for name in positions])
+    assert theirs.abs().max() > 1e-2
+    torch.testing.assert_close(ours.values, theirs, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"text": Path("nowhere.txt")}, "text: expected a readable file, got nowhere.txt: No such file"),
+        ({"targets": ("q_proj", "w_proj")}, r"targets: .*q_proj.*got 'w_proj'"),
+        ({"targets": ("embed_tokens",)}, "targets: .*nn.Linear, got Embedding"),
+        ({"targets": ()}, "targets: expected at least one"),
+        ({"model_dir": Path("nowhere")}, "model: expected a directory"),
+        ({"output": Path("nowhere/adapter")}, "output: expected a file in a directory that exists"),
+        ({"sparsity": 0.0}, "sparsity"),
+        ({"mask": "best"}, "mask: expected one of rand, wm, got 'best'"),
+        ({"learning_rate": float("nan")}, "learning_rate"),
+        ({"max_steps": 0}, "max_steps"),
+        ({"held_out": 1.0}, "held_out"),
+        ({"sequence_length": 1}, "sequence_length"),
+        ({"sequence_length": 2000}, "text: expected at least two sequences of 2000 tokens, got 2200 tokens"),
+    ],
+)
+def test_what_cannot_be_trained_is_refused_by_name_and_leaves_no_file(
+    options: TrainOptions, change: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(TrainingRefused, match=message):
+        train(replace(options, **change))
+    assert [path.name for path in options.text.parent.iterdir()] == ["text.txt"]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"), [(b"", "some text"), (b" \n\t", "some text"), (b"abc \xff def", "UTF-8, got .* byte 4")]
+)
+def test_a_text_that_is_none_is_refused(options: TrainOptions, content: bytes, message: str) -> None:
+    options.text.write_bytes(content)
+    with pytest.raises(TrainingRefused, match=message):
+        train(options)
+
+
+def test_a_folder_without_safetensors_is_refused(options: TrainOptions, tmp_path: Path) -> None:
+    with pytest.raises(BaseUnreadable):
+        train(replace(options, model_dir=tmp_path))
+
+
+def test_training_that_diverges_leaves_no_half_written_adapter_and_keeps_an_older_one(options: TrainOptions) -> None:
+    options.output.write_bytes(b"an older adapter")
+    with pytest.raises(TrainingRefused, match="converges"):
+        train(replace(options, learning_rate=1e36))
+    assert options.output.read_bytes() == b"an older adapter"
+    assert len(list(options.output.parent.iterdir())) == 2
+
+
+def test_a_target_is_a_whole_module_name_or_its_last_parts(model_dir: Path) -> None:
+    base = describe_checkpoint(model_dir)
+    assert target_weights(base, ("layers.1.self_attn.q_proj",)) == ["model.layers.1.self_attn.q_proj.weight"]
+    with pytest.raises(TrainingRefused):
+        target_weights(base, ("proj",))
+
+
+def test_held_out_sequences_are_spread_over_the_text_and_never_trained_on(options: TrainOptions) -> None:
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(options.model_dir)
+    letters = "".join(ALPHABET[number % 8] * 4 for number in range(40))
+    options.text.write_text(letters)
+    text = load_text(options.text, tokenizer, sequence_length=4, held_out=0.1)
+    assert (len(text.train), len(text.held_out)) == (36, 4)
+    assert text.held_out.tokens[:, 0].tolist() == [5 % 8, 15 % 8, 25 % 8, 35 % 8]
