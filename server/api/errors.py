@@ -130,6 +130,9 @@ async def answer_error(error: Exception, scope: Scope, receive: Receive, send: S
 
 def install_error_handlers(app: FastAPI) -> None:
     async def answer(request: Request, error: Exception) -> JSONResponse:
+        if isinstance(error, HTTPException) and error.status_code in (404, 405):
+            where = f"{request.method} {request.url.path[:200]}"
+            error = HTTPException(error.status_code, f"{error.detail}: {where}", error.headers)
         request.scope[OUTCOME] = classify(error).code
         return error_response(error)
 
@@ -158,7 +161,7 @@ def _param(error: Exception) -> str | None:
 
 
 def _location(item: dict[str, object]) -> str:
-    """``("body", "parameters", "top_p")`` to ``"parameters.top_p"``."""
+    """``("body", "adapter", "<list>", 0, "name")`` to ``"adapter.0.name"``; angle brackets mark forms of a field."""
     loc = item["loc"]
-    parts = [str(part) for part in loc] if isinstance(loc, tuple | list) else []
+    parts = [str(part) for part in loc if not str(part).startswith("<")] if isinstance(loc, tuple | list) else []
     return ".".join(parts[1:] or parts)

@@ -40,5 +40,4 @@ async def readyz(services: ServicesDep) -> Health:
 async def metrics(services: ServicesDep) -> Response:
     """Prometheus text. Open when the server listens on loopback, otherwise any key will do."""
     services.traffic.publish(services.metrics)
-    services.metrics.redis_up.set(services.store.redis_up)
     return Response(services.metrics.render(), media_type=CONTENT_TYPE_LATEST)

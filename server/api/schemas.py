@@ -35,18 +35,25 @@ class AdapterRef(Strict):
     version: VersionText | None = None
 
 
-def _form(value: object) -> str:
-    """Tells pydantic which form is meant, so that a message speaks of that one alone."""
+def _form(value: object) -> str | None:
+    """Which form a value has, so that a message speaks of that one alone. Angle brackets: no name of a field."""
     if isinstance(value, str):
-        return "name"
-    return "list" if isinstance(value, list | tuple) else "object"
+        return "<text>"
+    if isinstance(value, list):
+        return "<list>"
+    return "<object>" if isinstance(value, dict | BaseModel) else None
 
 
-OneAdapter = Annotated[Annotated[AdapterName, Tag("name")] | Annotated[AdapterRef, Tag("object")], Discriminator(_form)]
+_NAME = Annotated[AdapterName, Tag("<text>")]
+_REF = Annotated[AdapterRef, Tag("<object>")]
+OneAdapter = Annotated[
+    _NAME | _REF,
+    Discriminator(_form, custom_error_type="form", custom_error_message="Input should be a name or an object"),
+]
 AdapterList = Annotated[list[OneAdapter], Field(max_length=MAX_ADAPTERS_PER_BLEND)]
 Adapters = Annotated[
-    Annotated[AdapterName, Tag("name")] | Annotated[AdapterRef, Tag("object")] | Annotated[AdapterList, Tag("list")],
-    Discriminator(_form),
+    _NAME | _REF | Annotated[AdapterList, Tag("<list>")],
+    Discriminator(_form, custom_error_type="form", custom_error_message="Input should be a name, an object or a list"),
 ]
 
 
@@ -83,8 +90,8 @@ class Parameters(Strict):
 
 StopText = Annotated[str, Field(min_length=1, max_length=MAX_STOP_CHARS)]
 StopTexts = Annotated[
-    Annotated[StopText, Tag("name")] | Annotated[list[StopText], Field(max_length=MAX_STOPS), Tag("list")],
-    Discriminator(_form),
+    Annotated[StopText, Tag("<text>")] | Annotated[list[StopText], Field(max_length=MAX_STOPS), Tag("<list>")],
+    Discriminator(_form, custom_error_type="form", custom_error_message="Input should be a text or a list of texts"),
 ]
 
 

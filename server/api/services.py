@@ -94,9 +94,6 @@ class Store(Protocol):
 
     def describe(self) -> dict[str, Any]: ...
 
-    @property
-    def redis_up(self) -> bool: ...
-
 
 class Codec(Protocol):
     """Text to tokens. May be called from any thread."""

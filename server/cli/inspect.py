@@ -8,13 +8,13 @@ import click
 
 
 @click.command()
-@click.argument("path", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.argument("path", type=click.Path(exists=True, path_type=Path))
 @click.option("--json", "is_json", is_flag=True, help="Print as JSON.")
 def inspect(path: Path, *, is_json: bool) -> None:
-    """Validate a native adapter file and describe what it holds."""
+    """Validate the adapter at PATH (a file, or a PEFT checkpoint directory) and describe what it holds."""
     import json
 
-    from adapters_store.tools import inspect as tool
+    from adapters_store.tools.inspect import inspect_file, render
 
-    report = tool.inspect_adapter(path)
-    click.echo(json.dumps(report.as_json(), indent=2) if is_json else report.as_text())
+    found = inspect_file(path)
+    click.echo(json.dumps(found, indent=2, ensure_ascii=False) if is_json else render(found))

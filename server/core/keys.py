@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import re
 import tomllib
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -19,6 +20,7 @@ from pathlib import Path
 from typing import Literal, get_args
 
 Role = Literal["generate", "admin"]
+TENANT_PATTERN = r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}"
 DEFAULT_TENANT = "default"
 
 
@@ -85,9 +87,9 @@ def _entry(entry: object, number: int) -> ApiKey:
 
 def _key(digest: bytes, role: object, tenant: object, number: int) -> ApiKey:
     for known in get_args(Role):
-        if role == known and isinstance(tenant, str) and tenant:
+        if role == known and isinstance(tenant, str) and re.fullmatch(TENANT_PATTERN, tenant):
             return ApiKey(digest=digest, role=known, tenant=tenant)
-    raise ValueError(f"entry {number}: the role must be generate or admin, the tenant a non-empty text")
+    raise ValueError(f"entry {number}: the role must be generate or admin, the tenant match {TENANT_PATTERN}")
 
 
 def _distinct(keys: list[ApiKey]) -> tuple[ApiKey, ...]:

@@ -67,7 +67,7 @@ class ServerConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
     model: str = Field(
-        default="smollm2-135m-instruct",
+        default="SmolLM2-135M-Instruct",
         min_length=1,
         description="Base model: a directory, a hub id or the default's name.",
     )
@@ -93,6 +93,7 @@ class ServerConfig(BaseModel):
     )
     host_budget_bytes: Bytes = Field(default=2 * 1024**3, description="Adapter bytes kept in host memory.")
     device_budget_bytes: Bytes = Field(default=1024**3, description="Staged blends kept on the device.")
+    kv_budget_bytes: Bytes = Field(default=1024**3, description="Memory for the KV cache of running requests.")
     redis_values_budget_bytes: Bytes = Field(
         default=256 * 1024**2, description="Adapter values kept in Redis beside the index sets."
     )

@@ -1,0 +1,158 @@
+"""What a generation request may not be: refused with field and limit, and nothing reaches the engine."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.server.api.rig import Rig, error_of, rig
+
+pytestmark = pytest.mark.anyio
+
+PROMPT = {"prompt": "once upon"}
+REFUSED: dict[str, tuple[dict[str, Any], str | None, str]] = {
+    "no prompt": ({}, "body", "exactly one of prompt and messages"),
+    "both prompts": ({**PROMPT, "messages": [{"role": "user", "content": "x"}]}, "body", "exactly one"),
+    "empty prompt": ({"prompt": ""}, "prompt", "at least 1 character"),
+    "blank prompt": ({"prompt": "   "}, "prompt", "between 1 and 999 tokens, got 0"),
+    "no messages": ({"messages": []}, "messages", "at least 1"),
+    "unknown role": ({"messages": [{"role": "root", "content": "x"}]}, "messages.0.role", "'system'"),
+    "unknown field": ({**PROMPT, "adaptor": "a"}, "adaptor", "not permitted"),
+    "unknown parameter": ({**PROMPT, "parameters": {"topp": 1}}, "parameters.topp", "not permitted"),
+    "image parameter": ({**PROMPT, "parameters": {"height": 64}}, "parameters.height", "not permitted"),
+    "text for a number": ({**PROMPT, "parameters": {"seed": "1"}}, "parameters.seed", "valid integer"),
+    "true for a number": ({**PROMPT, "parameters": {"top_k": True}}, "parameters.top_k", "valid integer"),
+    "zero tokens": (
+        {**PROMPT, "parameters": {"max_new_tokens": 0}},
+        "parameters.max_new_tokens",
+        "greater than or equal to 1",
+    ),
+    "too many tokens": (
+        {**PROMPT, "parameters": {"max_new_tokens": 2049}},
+        "parameters.max_new_tokens",
+        "at most 2048",
+    ),
+    "past the context": ({**PROMPT, "parameters": {"max_new_tokens": 999}}, "parameters.max_new_tokens", "holds 1000"),
+    "top_p 0": ({**PROMPT, "parameters": {"top_p": 0}}, "parameters.top_p", "greater than 0"),
+    "top_p above 1": ({**PROMPT, "parameters": {"top_p": 1.01}}, "parameters.top_p", "less than or equal to 1"),
+    "negative temperature": ({**PROMPT, "parameters": {"temperature": -1}}, "parameters.temperature", "equal to 0"),
+    "empty stop": ({**PROMPT, "parameters": {"stop": ""}}, "parameters.stop", "at least 1"),
+    "17 stops": ({**PROMPT, "parameters": {"stop": ["x"] * 17}}, "parameters.stop", "at most 16"),
+    "deadline 0": ({**PROMPT, "deadline_ms": 0}, "deadline_ms", "greater than or equal to 1"),
+    "deadline too long": ({**PROMPT, "deadline_ms": 600_001}, "deadline_ms", "at most 600000"),
+    "unknown mode": ({**PROMPT, "mode": "mixed"}, "mode", "'auto' or 'fused'"),
+    "unknown fusion": ({**PROMPT, "fusion": {"method": "dare"}}, "fusion.method", "'sum'"),
+    "density for sum": ({**PROMPT, "fusion": {"density": 0.5}}, "fusion", "only for ties"),
+    "density 0": ({**PROMPT, "fusion": {"method": "ties", "density": 0}}, "fusion.density", "greater than 0"),
+    "33 adapters": ({**PROMPT, "adapter": [f"a{n}" for n in range(33)]}, "adapter", "at most 32"),
+    "adapter of no form": ({**PROMPT, "adapter": 7}, "adapter", "a name, an object or a list"),
+    "adapter without name": ({**PROMPT, "adapter": {"scale": 1}}, "adapter.name", "Field required"),
+    "huge scale": ({**PROMPT, "adapter": {"name": "a", "scale": 1e30}}, "adapter.scale", "equal to 100"),
+    "bad version": ({**PROMPT, "adapter": {"name": "a", "version": "latest"}}, "adapter.version", "sha256"),
+}
+BAD_NAMES = ["", ".", "..", "../etc", "a/b", "a\\b", "a\x00", "-a", "ａ", "a\u202e", "a\n", "a" * 129, "a b", "é"]
+
+
+@pytest.fixture(scope="module")
+async def server(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Rig]:
+    """One for all that must leave no trace in it; it still answers at the end."""
+    async with rig(tmp_path_factory.mktemp("refusals")) as shared:
+        await shared.push("a")
+        yield shared
+        assert (await shared.generate(adapter="a")).status_code == 200
+
+
+@pytest.mark.parametrize("case", REFUSED)
+async def test_a_body_past_a_limit_is_refused_naming_field_and_limit(case: str, server: Rig) -> None:
+    body, param, words = REFUSED[case]
+    error = error_of(await server.client.post("/generate", json=body), 400)
+    assert error["code"] == "invalid_request"
+    assert error["param"] == param
+    assert words in error["message"]
+    assert server.engine.requests == []
+
+
+@pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity", "1e999", "1e30"])
+async def test_a_scale_that_is_no_finite_number_is_refused(number: str, server: Rig) -> None:
+    content = f'{{"prompt": "x", "adapter": {{"name": "a", "scale": {number}}}}}'
+    headers = {"content-type": "application/json"}
+    error = error_of(await server.client.post("/generate", content=content, headers=headers), 400)
+    assert error["param"] == "adapter.scale"
+    assert server.engine.requests == []
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"{",
+        b"[]",
+        b"null",
+        b'"x"',
+        b"\xff\xfe",
+        b'{"prompt": "x"',
+        b"[" * 100_000,
+        b'{"prompt":' + b"9" * 5000 + b"}",
+    ],
+    ids=lambda content: repr(content[:12]),
+)
+async def test_a_body_that_is_no_such_object_is_refused(content: bytes, server: Rig) -> None:
+    headers = {"content-type": "application/json"}
+    error_of(await server.client.post("/generate", content=content, headers=headers), 400)
+    assert server.engine.requests == []
+
+
+@pytest.mark.parametrize(
+    "content_type", [None, "text/plain", "application/x-www-form-urlencoded", "multipart/form-data"]
+)
+async def test_another_content_type_is_refused(content_type: str | None, server: Rig) -> None:
+    headers = {"content-type": content_type} if content_type else {}
+    error = error_of(await server.client.post("/generate", content=b'{"prompt": "x"}', headers=headers), 415)
+    assert "application/json" in error["message"]
+
+
+@pytest.mark.parametrize("name", BAD_NAMES)
+async def test_a_name_that_no_adapter_can_have_is_refused(name: str, server: Rig) -> None:
+    for adapter in (name, [name], {"name": name}):
+        error_of(await server.generate(adapter=adapter), 400)
+
+
+async def test_an_unknown_adapter_or_version_is_not_found(tmp_path: Path) -> None:
+    async with rig(tmp_path) as server:
+        error = error_of(await server.generate(adapter="nobody"), 404)
+        assert (error["code"], "nobody" in error["message"]) == ("adapter_not_found", True)
+        await server.push("a")
+        missing = {"name": "a", "version": "sha256:" + "00" * 32}
+        assert error_of(await server.generate(adapter=missing), 404)["code"] == "adapter_not_found"
+
+
+async def test_the_same_version_twice_in_one_blend_is_refused_under_any_names(tmp_path: Path) -> None:
+    async with rig(tmp_path) as server:
+        await server.push("a")
+        await server.push("also-a")
+        for adapter in (["a", "a"], ["a", "also-a"]):
+            error = error_of(await server.generate(adapter=adapter), 400)
+            assert (error["code"], "twice" in error["message"]) == ("blend_rejected", True)
+
+
+async def test_a_prompt_past_the_limit_is_refused_with_the_limit(tmp_path: Path) -> None:
+    async with rig(tmp_path, max_prompt_tokens=5) as server:
+        assert (await server.generate(prompt="a b c d e")).status_code == 200
+        error = error_of(await server.generate(prompt="a b c d e f"), 400)
+        assert error == {
+            "type": "invalid_request_error",
+            "code": "invalid_request",
+            "message": "prompt: between 1 and 5 tokens, got 6",
+            "param": "prompt",
+        }
+
+
+async def test_a_refused_request_holds_nothing(tmp_path: Path) -> None:
+    async with rig(tmp_path, max_prompt_tokens=5) as server:
+        await server.push("a")
+        error_of(await server.generate(adapter="a", prompt="a b c d e f"), 400)
+        error_of(await server.generate(adapter=["a", "nobody"]), 404)
+        assert server.store.describe()["claims"] == {}

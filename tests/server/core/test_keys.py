@@ -1,0 +1,78 @@
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import pytest
+
+from server.core.config import load_config
+from server.core.errors import ConfigError
+from server.core.keys import find_key, parse_keys, read_keys_file
+
+SECRET = "correct horse"
+
+
+def test_a_key_is_found_by_its_secret_and_by_no_other() -> None:
+    keys = parse_keys(f"{SECRET}:generate:acme,other:admin")
+    found = find_key(keys, SECRET)
+    assert found is not None
+    assert (found.role, found.tenant) == ("generate", "acme")
+    assert find_key(keys, SECRET + " ") is None
+    assert find_key((), SECRET) is None
+
+
+def test_admin_may_generate_but_not_the_other_way_round() -> None:
+    generate, admin = parse_keys("a:generate,b:admin")
+    assert admin.may("generate")
+    assert not generate.may("admin")
+
+
+def test_neither_secret_nor_hash_is_ever_printed() -> None:
+    config = load_config({}, {"SHIRA_API_KEYS": f"{SECRET}:admin"})
+    digest = hashlib.sha256(SECRET.encode())
+    for text in (repr(config), str(config), repr(config.api_keys)):
+        assert SECRET not in text
+        assert digest.hexdigest() not in text
+        assert repr(digest.digest()) not in text
+
+
+@pytest.mark.parametrize(
+    "text", ["hush", "hush:root", ":admin", "hush:admin:a:b", "hush:admin:", "a:admin,", "hush:admin:a/b"]
+)
+def test_a_malformed_list_is_refused_without_printing_it(text: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_config({}, {"SHIRA_API_KEYS": text})
+    assert "hush" not in str(caught.value)
+
+
+def test_the_same_secret_twice_is_refused() -> None:
+    with pytest.raises(ValueError, match="twice"):
+        parse_keys("a:admin,a:generate")
+
+
+def test_a_keys_file_holds_hashes(tmp_path: Path) -> None:
+    digest = hashlib.sha256(SECRET.encode()).hexdigest()
+    path = tmp_path / "keys.toml"
+    path.write_text(f'[[keys]]\nsha256 = "{digest}"\nrole = "generate"\n')
+    config = load_config({"api_keys_file": str(path)}, {"SHIRA_API_KEYS": "more:admin"})
+    assert [key.role for key in config.api_keys] == ["admin", "generate"]
+    assert find_key(config.api_keys, SECRET) is not None
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "keys = 1",
+        "[[keys]]\nrole = 'admin'",
+        "[[keys]]\nsha256 = 'ab'\nrole = 'admin'",
+        f"[[keys]]\nsha256 = '{'ab' * 32}'\nrole = 'root'",
+        f"[[keys]]\nsha256 = '{'ab' * 32}'\nrole = 'admin'\nsecret = 'x'",
+        f"[[keys]]\nsha256 = '{'ab' * 32}'\nrole = 'admin'\ntenant = 7",
+    ],
+)
+def test_a_malformed_keys_file_is_refused(text: str, tmp_path: Path) -> None:
+    path = tmp_path / "keys.toml"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=r"entry 1|\[\[keys\]\]"):
+        read_keys_file(path)

@@ -1,0 +1,91 @@
+"""An engine without a model: it answers by a script, so that the routes can be tested in milliseconds."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from adapters_store.adapter import Fingerprint, Version
+from server.core.requests import GenerationRequest, Receipt, RequestId, Usage
+from server.core.steps import VerifyReport
+from server.engine.messages import Event, FinishEvent, TextEvent
+
+FINGERPRINT = Fingerprint("sha256:" + "ab" * 32)
+Step = Event | Exception | asyncio.Event  # an exception is raised, an asyncio.Event waited for
+
+
+def finish(request: GenerationRequest) -> FinishEvent:
+    return FinishEvent(
+        finish_reason="length",
+        usage=Usage(prompt_tokens=len(request.prompt_tokens), completion_tokens=2),
+        receipt=Receipt(
+            base=FINGERPRINT,
+            adapters=request.adapters,
+            fusion=request.blend.fusion.method,
+            blend_key=request.blend.key,
+            mode="fused",
+            switch_ms=0.5,
+            queue_ms=1.0,
+            total_ms=2.0,
+        ),
+    )
+
+
+@dataclass
+class FakeEngine:
+    """Without a script every request gets "Hello", " world" and its end. Remembers what it was asked."""
+
+    script: Sequence[Step] | None = None
+    is_alive: bool = True
+    is_draining: bool = False
+    audit_ok: bool = True
+    requests: list[GenerationRequest] = field(default_factory=list)
+    aborted: list[RequestId] = field(default_factory=list)
+    forgotten: list[Version] = field(default_factory=list)
+    waits: asyncio.Queue[None] = field(default_factory=asyncio.Queue)  # one item whenever it begins to wait
+    ended: asyncio.Event = field(default_factory=asyncio.Event)  # set whenever a request ends, however it does
+
+    async def generate(self, request: GenerationRequest) -> AsyncGenerator[Event, None]:
+        self.requests.append(request)
+        is_finished = False
+        default: Sequence[Step] = (TextEvent(text="Hello"), TextEvent(text=" world"))
+        try:
+            for step in default if self.script is None else self.script:
+                match step:
+                    case Exception():
+                        is_finished = True
+                        raise step
+                    case asyncio.Event():
+                        self.waits.put_nowait(None)
+                        await step.wait()
+                    case _:
+                        yield step
+            is_finished = True
+            yield finish(request)
+        finally:
+            if not is_finished:
+                self.aborted.append(request.id)
+            self.ended.set()
+
+    async def verify(self) -> VerifyReport:
+        got = FINGERPRINT if self.audit_ok else "sha256:" + "00" * 32
+        mismatched = () if self.audit_ok else ("layers.0.weight",)
+        return VerifyReport(ok=self.audit_ok, digest=got, expected=FINGERPRINT, num_bytes=1024, mismatched=mismatched)
+
+    async def inspect(self) -> dict[str, Any]:
+        return {"active": [], "staged": []}
+
+    async def forget(self, version: Version) -> None:
+        self.forgotten.append(version)
+
+
+class WordCodec:
+    """One token per word."""
+
+    def encode(self, prompt: str) -> tuple[int, ...]:
+        return tuple(len(word) for word in prompt.split())
+
+    def encode_chat(self, messages: Sequence[dict[str, str]]) -> tuple[int, ...]:
+        return tuple(len(message["content"]) for message in messages)
