@@ -4,29 +4,23 @@ from __future__ import annotations
 
 import logging
 import secrets
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from adapters_store.adapter import Adapter, Fingerprint, Version
-from adapters_store.alias import (
-    AliasKey,
-    AliasRecord,
-    Stamp,
-    Writer,
-    check_match,
-    check_name,
-    history_entry,
-    moved,
-    tombstone,
-    uploaded,
-    without_version,
-)
+from adapters_store.alias import AliasKey, AliasRecord, Writer, check_name, history_entry
 from adapters_store.catalog import Catalog
 from adapters_store.claims import Claims
-from adapters_store.errors import AdapterInUse, AdapterNotFound, AdapterUnavailable
+from adapters_store.errors import (
+    AdapterInUse,
+    AdapterStoreError,
+    AdapterUnavailable,
+    BlobCorrupt,
+)
 from adapters_store.format import ParsedUpload
+from adapters_store.names import Names
+from adapters_store.open_peers import open_peers
 from adapters_store.store_config import StoreConfig
 from adapters_store.tiers.data_dir import DataDir
 from adapters_store.tiers.disk import DiskTier
@@ -57,22 +51,46 @@ class AdapterStore:
         """Takes the data directory; raises DataDirLocked."""
         self._observer = observer or SilentObserver()
         self._data_dir = DataDir(config.data_dir)
-        self._writer = Writer(secrets.token_hex(8))
+        writer = Writer(secrets.token_hex(8))
         self._catalog = Catalog(self._data_dir.catalog, tmp_dir=self._data_dir.tmp)
         self._disk = DiskTier(self._data_dir)
         self._host = HostTier(config.host_budget_bytes, self._observer)
         self._claims = Claims()
         self._flights: SingleFlight[Version, Adapter] = SingleFlight()
         self._on_change: list[Callable[[AliasRecord], None]] = []
+        self._doomed: set[Version] = set()  # forgotten by another replica, still held here
+        self._is_collected = False
+        try:
+            self._peers = open_peers(
+                config.redis,
+                base=base,
+                writer=writer,
+                data_dir=self._data_dir,
+                catalog=self._catalog,
+                disk=self._disk,
+                observer=self._observer,
+            )
+        except BaseException:
+            self._data_dir.close()
+            raise
+        self._names = Names(self._catalog, self._peers, writer)
 
     def start(self) -> None:
+        """Returns when the names are reconciled with the other replicas, or Redis turned out not to be there."""
         self._host.set_pinned(self._catalog.pinned_versions())
-        self._collect_garbage()
+        if not self._peers.is_shared:
+            self._collect_garbage()
+        self._peers.start(self)
         self._tell_disk()
 
     def close(self) -> None:
-        """Gives the data directory back. Adapters still held stay usable."""
+        """Stops the Redis side and gives the data directory back. Adapters still held stay usable."""
+        self._peers.close()
         self._data_dir.close()
+
+    @property
+    def redis_up(self) -> bool:
+        return self._peers.is_up
 
     # Names.
 
@@ -92,30 +110,19 @@ class AdapterStore:
         CatalogConflict, StorageFull."""
         key = _key(tenant, name)
         version = parsed.adapter.version
-        check_match(self._catalog.find(key), key, if_match)
-        created = True
-
-        def change(current: AliasRecord | None) -> AliasRecord:
-            nonlocal created
-            check_match(current, key, if_match)
-            created = current is None or version not in current.versions
-            return uploaded(
-                current,
-                key,
-                version=version,
-                base_verified=parsed.base_verified,
-                card=parsed.card,
-                description=description,
-                tags=tags,
-                stamp=self._stamp(),
-            )
-
-        change(self._catalog.find(key))  # refuse before anything is written
-        with self._claims.claim(version):
-            self._disk.write(parsed.adapter)
-            record = self._commit(key, change)
+        change = self._names.upload_to(key, parsed, description=description, tags=tags, if_match=if_match)
+        self._names.check(key, change)  # refuse before anything is written
+        try:
+            with self._claims.claim(version):
+                self._disk.write(parsed.adapter)
+                self._peers.offer(parsed.adapter)
+                before, record = self._names.commit(key, change)
+        except AdapterStoreError:
+            self._try_destroy(version)
+            raise
+        self._host.set_pinned(self._catalog.pinned_versions())
         self._tell_disk()
-        return PutResult(record=record, created=created)
+        return PutResult(record=record, created=before is None or version not in before.versions)
 
     def get_record(self, tenant: str, name: str) -> AliasRecord:
         """Raises AdapterNotFound."""
@@ -145,12 +152,16 @@ class AdapterStore:
 
         Raises AdapterNotFound, AdapterRejected (metadata), CatalogConflict, StorageFull."""
 
-        def change(current: AliasRecord | None) -> AliasRecord:
-            live = _live(current, key, if_match)
-            return moved(live, version=version, description=description, tags=tags, pinned=pinned, stamp=self._stamp())
-
-        key = AliasKey(tenant, name)
-        return self._commit(key, change)
+        record = self._names.move(
+            AliasKey(tenant, name),
+            version=version,
+            description=description,
+            tags=tags,
+            pinned=pinned,
+            if_match=if_match,
+        )
+        self._host.set_pinned(self._catalog.pinned_versions())
+        return record
 
     def delete(
         self, tenant: str, name: str, *, version: Version | None = None, if_match: str | None = None
@@ -159,20 +170,9 @@ class AdapterStore:
         are still there, ``destroy`` frees them.
 
         Raises AdapterNotFound, CatalogConflict (also for the current version), StorageFull."""
-        forgotten: frozenset[Version] = frozenset()
-
-        def change(current: AliasRecord | None) -> AliasRecord:
-            nonlocal forgotten
-            live = _live(current, key, if_match)
-            if version is None:
-                forgotten = live.versions
-                return tombstone(live, stamp=self._stamp())
-            forgotten = frozenset([version])
-            return without_version(live, version, stamp=self._stamp())
-
-        key = AliasKey(tenant, name)
-        self._commit(key, change)
-        return sorted(forgotten - self._catalog.referenced_versions())
+        unreferenced = self._names.delete(AliasKey(tenant, name), version=version, if_match=if_match)
+        self._host.set_pinned(self._catalog.pinned_versions())
+        return unreferenced
 
     def subscribe(self, on_change: Callable[[AliasRecord], None]) -> None:
         """``on_change`` is called with every record another replica changed, on a thread of the store; it must return
@@ -225,57 +225,99 @@ class AdapterStore:
         """Waits until nobody holds the version, then frees it on every tier; host memory is free on return.
 
         False, having freed nothing, if some alias refers to it (again). Raises AdapterInUse after ``timeout_s``: it
-        leaves host memory when its last holder lets go, and the disk at the next start."""
+        leaves host memory when its last holder lets go, and the disk soon after, at the latest at the next start."""
         try:
             with self._claims.remove(version, timeout_s=timeout_s):
                 if version in self._catalog.referenced_versions():
                     return False
                 self._host.drop(version)
-                self._disk.remove(version)
+                manifest = self._disk.remove(version)
+                if manifest is not None:
+                    self._peers.forget(manifest)
         except AdapterInUse:
             self._host.drop(version)
+            self._doomed.add(version)
             raise
         self._tell_disk()
         return True
 
     def describe(self) -> dict[str, Any]:
         """What is resident where, as plain JSON values."""
-        return {"host": self._host.describe(), "disk": self._disk.describe(), "claims": self._claims.claimed()}
+        return {
+            "host": self._host.describe(),
+            "disk": self._disk.describe(),
+            "redis": {"up": self._peers.is_up},
+            "claims": self._claims.claimed(),
+        }
+
+    # As the listener of the peers, on their thread.
+
+    def applied(self, record: AliasRecord, before: AliasRecord | None) -> None:
+        self._host.set_pinned(self._catalog.pinned_versions())
+        for on_change in self._on_change:
+            on_change(record)
+        if before is not None:
+            self._doomed |= before.versions - self._catalog.referenced_versions()
+        self._destroy_doomed()
+
+    def reconciled(self) -> None:
+        self._collect_garbage()
+
+    def idle(self) -> None:
+        self._destroy_doomed()
 
     # Below: how.
 
-    def _commit(self, key: AliasKey, change: Callable[[AliasRecord | None], AliasRecord]) -> AliasRecord:
-        """Replaces the record by what ``change`` makes of it, as one step."""
-        with self._catalog.lock:
-            record = change(self._catalog.find(key))
-            self._catalog.adopt(record)
-        self._host.set_pinned(self._catalog.pinned_versions())
-        return record
+    def _destroy_doomed(self) -> None:
+        for version in list(self._doomed):
+            if self._try_destroy(version):
+                self._doomed.discard(version)
+
+    def _try_destroy(self, version: Version) -> bool:
+        """False if it is held just now."""
+        try:
+            self.destroy(version, timeout_s=0)
+        except AdapterInUse:
+            return False
+        return True
 
     def _load(self, version: Version) -> Adapter:
+        """From the disk, or by way of Redis if this disk lacks it or holds it damaged."""
+        damage: BlobCorrupt | None = None
+        try:
+            adapter = self._load_from_disk(version)
+        except BlobCorrupt as error:
+            adapter, damage = None, error
+            log.error("%s", error)
+        if adapter is not None:
+            self._observer.hit("disk")
+            return adapter
+        self._observer.miss("disk")
+        adapter = self._peers.fetch(version)
+        if adapter is not None:
+            self._tell_disk()
+            return adapter
+        if damage is not None:
+            raise damage
+        raise AdapterUnavailable(version, reason="its bytes are on no disk or Redis that can be reached")
+
+    def _load_from_disk(self, version: Version) -> Adapter | None:
         manifest = self._disk.manifest(version)
         if manifest is None:
-            self._observer.miss("disk")
-            raise AdapterUnavailable(version, reason="its bytes are not on this disk")
+            return None
         index_set = self._host.index_set(manifest.index_set) or self._disk.load_index_set(manifest.index_set)
         values = self._disk.load_values(manifest.values)
-        if index_set is None or values is None:
-            self._observer.miss("disk")
-            raise AdapterUnavailable(version, reason="a file of it is missing on this disk")
-        self._observer.hit("disk")
-        return manifest.assemble(index_set, values)
+        return None if index_set is None or values is None else manifest.assemble(index_set, values)
 
     def _collect_garbage(self) -> None:
         """Removes what no alias refers to: uploads that were cut off before their alias moved, deletes that were cut
         off after. Keeps everything if some record could not be read."""
-        if not self._catalog.is_complete:
+        if self._is_collected or not self._catalog.is_complete:
             return
-        num_files = self._disk.collect(self._catalog.referenced_versions() | self._claims.claimed().keys())
+        self._is_collected = True
+        num_files = self._disk.collect(lambda: self._catalog.referenced_versions() | self._claims.claimed().keys())
         if num_files:
             log.info("removed %d files of adapters that no alias refers to", num_files)
-
-    def _stamp(self) -> Stamp:
-        return Stamp(self._writer, time.time())
 
     def _tell_disk(self) -> None:
         self._observer.held("disk", **self._disk.describe())
@@ -285,10 +327,3 @@ def _key(tenant: str, name: str) -> AliasKey:
     check_name(name)
     check_name(tenant, field="tenant")
     return AliasKey(tenant, name)
-
-
-def _live(current: AliasRecord | None, key: AliasKey, if_match: str | None) -> AliasRecord:
-    if current is None or current.deleted:
-        raise AdapterNotFound(key.name)
-    check_match(current, key, if_match)
-    return current

@@ -7,7 +7,7 @@ is here once its manifest is. Files are written once, read-only, mapped when loa
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 from threading import RLock
@@ -18,7 +18,7 @@ from torch import Tensor
 from adapters_store.adapter import Adapter, Digest, IndexSet, Version
 from adapters_store.container import Limits, map_file
 from adapters_store.durable import remove_durably, write_durably
-from adapters_store.errors import AdapterRejected, BlobCorrupt
+from adapters_store.errors import AdapterRejected, BlobCorrupt, StorageFull
 from adapters_store.format import decode_index_set, decode_values, encode_index_set, encode_values
 from adapters_store.tiers.data_dir import DataDir
 from adapters_store.tiers.manifest import StoredManifest, manifest_of, read_manifest
@@ -61,24 +61,32 @@ class DiskTier:
         with self._lock:
             return self._by_version.get(version)
 
-    def versions(self) -> set[Version]:
+    def manifests(self) -> list[StoredManifest]:
         with self._lock:
-            return set(self._by_version)
+            return list(self._by_version.values())
 
     def write(self, adapter: Adapter) -> StoredManifest:
         """Makes the version durable. What is here already and sound is not written again.
 
-        The adapter was validated by the caller, so what is written counts as verified. Raises StorageFull; a version
-        that could not be written whole is not listed, and a blob that was is garbage until ``collect``."""
+        The adapter was validated by the caller, so what is written counts as verified. Raises StorageFull, having left
+        nothing behind."""
         manifest = manifest_of(adapter)
+        written: list[Path] = []
         with self._lock:
-            if not self._is_sound(self.load_index_set, manifest.index_set):
-                self._write(_blob(self._index_sets, manifest.index_set), encode_index_set(adapter.index_set))
-            if not self._is_sound(self.load_values, manifest.values):
-                self._write(_blob(self._values, manifest.values), encode_values(adapter.values))
-            if manifest.version not in self._by_version:
-                self._write(_path(self._manifests, manifest.version, ".json"), [manifest.text])
-                self._by_version[manifest.version] = manifest
+            try:
+                if not self._is_sound(self.load_index_set, manifest.index_set):
+                    written.append(_blob(self._index_sets, manifest.index_set))
+                    self._write(written[-1], encode_index_set(adapter.index_set))
+                if not self._is_sound(self.load_values, manifest.values):
+                    written.append(_blob(self._values, manifest.values))
+                    self._write(written[-1], encode_values(adapter.values))
+                if manifest.version not in self._by_version:
+                    self._write(_path(self._manifests, manifest.version, ".json"), [manifest.text])
+                    self._by_version[manifest.version] = manifest
+            except StorageFull:
+                for path in set(written) - self._used_files():
+                    self._remove(path)
+                raise
         return manifest
 
     def load_index_set(self, digest: Digest) -> IndexSet | None:
@@ -111,18 +119,17 @@ class DiskTier:
                 self._remove(_blob(self._index_sets, manifest.index_set))
             return manifest
 
-    def collect(self, keep: Collection[Version]) -> int:
-        """Removes versions that are not in ``keep`` and blobs of no version; returns how many files went."""
-        before = len(self._files())
+    def collect(self, keep: Callable[[], Set[Version]]) -> int:
+        """Removes versions that are not in ``keep`` and blobs of no version; returns how many files went.
+
+        ``keep`` is called once no write can begin."""
         with self._lock:
-            for version in set(self._by_version) - set(keep):
+            before = len(self._files())
+            for version in self._by_version.keys() - keep():
                 self.remove(version)
-            used = {_path(self._manifests, version, ".json") for version in self._by_version}
-            used |= {_blob(self._values, manifest.values) for manifest in self._by_version.values()}
-            used |= {_blob(self._index_sets, manifest.index_set) for manifest in self._by_version.values()}
-            for path in self._files() - used:
+            for path in self._files() - self._used_files():
                 self._remove(path)
-        return before - len(self._files())
+            return before - len(self._files())
 
     def describe(self) -> dict[str, int]:
         """Counts and bytes, from the file system."""
@@ -161,6 +168,14 @@ class DiskTier:
     def _remove(self, path: Path) -> None:
         remove_durably(path)
         self._verified.pop(path, None)
+
+    def _used_files(self) -> set[Path]:
+        manifests = self._by_version.values()
+        return (
+            {_path(self._manifests, manifest.version, ".json") for manifest in manifests}
+            | {_blob(self._values, manifest.values) for manifest in manifests}
+            | {_blob(self._index_sets, manifest.index_set) for manifest in manifests}
+        )
 
     def _files(self) -> set[Path]:
         return {path for folder in (self._index_sets, self._values, self._manifests) for path in folder.iterdir()}
