@@ -13,7 +13,7 @@
 #define NAME(op) JOIN(op, SUFFIX)
 #define FN(type) TARGET static type
 
-enum { AHEAD = 48 /* entries between a prefetch and its use */, CHUNK = 256 };
+enum { AHEAD = 128 /* entries between a prefetch and its use */, CHUNK = 256 };
 
 static inline __attribute__((always_inline)) uint32_t bits_of(float value) {
     uint32_t bits;
@@ -159,17 +159,25 @@ FN(int64_t) NAME(stage_f16)(const uint16_t *current, const float *delta, int64_t
     return lost;
 }
 
-#define DEFINE_GATHER(op, word_t)                                                                                  \
-    TARGET static void NAME(op)(const word_t *data, const uint16_t *indices, int64_t count, int64_t left, word_t *out) { \
-        for (int64_t j = 0; j < count; j++) {                                                                      \
-            if (j + AHEAD < left) __builtin_prefetch(data + indices[j + AHEAD], 0, 3);                             \
-            out[j] = data[indices[j]];                                                                             \
-        }                                                                                                          \
+/* Defines a gather of `count` words from entry `start` on, with the next entries' lines on their way. */
+#define DEFINE_GATHER(op, word_t)                                                                                 \
+    TARGET static void NAME(op)(const Span *span, const Span *next, int64_t start, int64_t count, word_t *out) {  \
+        const word_t *data = span->data;                                                                          \
+        const uint16_t *indices = span->indices;                                                                  \
+        const int64_t next_count = next ? next->count : 0;                                                        \
+        for (int64_t j = start; j < start + count; j++) {                                                         \
+            const int64_t beyond = j + AHEAD - span->count;                                                       \
+            if (beyond < 0)                                                                                       \
+                __builtin_prefetch(data + indices[j + AHEAD], 0, 3);                                              \
+            else if (beyond < next_count)                                                                         \
+                __builtin_prefetch(ahead_of(next, beyond), 0, 3);                                                 \
+            out[j - start] = data[indices[j]];                                                                    \
+        }                                                                                                         \
     }
 DEFINE_GATHER(gather16, uint16_t)
 DEFINE_GATHER(gather32, uint32_t)
 
-FN(int64_t) NAME(stage)(const Span *span, int64_t dtype, const float *delta, void *words) {
+FN(int64_t) NAME(stage)(const Span *span, const Span *next, int64_t dtype, const float *delta, void *words) {
     union {
         uint16_t narrow[CHUNK];
         uint32_t wide[CHUNK];
@@ -179,11 +187,11 @@ FN(int64_t) NAME(stage)(const Span *span, int64_t dtype, const float *delta, voi
         const int64_t left = span->count - start;
         const int64_t count = left < CHUNK ? left : CHUNK;
         if (dtype == SHIRA_F32) {
-            NAME(gather32)(span->data, span->indices + start, count, left, current.wide);
+            NAME(gather32)(span, next, start, count, current.wide);
             lost += NAME(stage_f32)(current.wide, delta + start, count, (uint32_t *)words + start);
             continue;
         }
-        NAME(gather16)(span->data, span->indices + start, count, left, current.narrow);
+        NAME(gather16)(span, next, start, count, current.narrow);
         if (dtype == SHIRA_BF16)
             lost += NAME(stage_bf16)(current.narrow, delta + start, count, (uint16_t *)words + start);
         else

@@ -3,7 +3,7 @@
 
 #include "model.h"
 
-enum { AHEAD = 48 };
+enum { AHEAD = 128 };
 
 static int64_t touch_lines(const Plan *lines, int64_t at, const Visit *next) {
     const Visit *visit = &lines->visits[at];

@@ -106,11 +106,15 @@ Status shira_switch(const Ops *ops, Plan out, const char *out_displaced, Plan in
 
 int64_t shira_stage(const Ops *ops, Plan plan, const float *delta, char *words, int threads) {
     int64_t lost = 0;
-#pragma omp parallel for schedule(dynamic, 16) num_threads(threads) if (threads > 1) reduction(+ : lost)
+#pragma omp parallel for schedule(dynamic, BLOCKS_PER_TASK) num_threads(threads) if (threads > 1) reduction(+ : lost)
     for (int64_t at = 0; at < plan.num_visits; at++) {
         const Span span = span_of(&plan, at, NULL, NULL);
         const Visit *visit = &plan.visits[at];
-        lost += ops->stage(&span, visit->dtype, delta + visit->entry, words + visit->words_offset);
+        Span next = span;
+        const int has_next = at + 1 < plan.num_visits;
+        if (has_next) next = span_of(&plan, at + 1, NULL, NULL);
+        lost += ops->stage(&span, has_next ? &next : NULL, visit->dtype, delta + visit->entry,
+                           words + visit->words_offset);
     }
     return lost;
 }

@@ -34,7 +34,7 @@ typedef struct {
     void (*exchange)(const Span *span, const Span *next);
     void (*overwrite)(const Span *span, const Span *next);
     /* words[j] = round(fp32(data[indices[j]]) + delta[j]); returns how many finite words became non-finite. */
-    int64_t (*stage)(const Span *span, int64_t dtype, const float *delta, void *words);
+    int64_t (*stage)(const Span *span, const Span *next, int64_t dtype, const float *delta, void *words);
     /* First entry that is not below `limit` or not above its predecessor; -1: none. */
     int64_t (*scan_order)(const uint16_t *indices, int64_t count, int64_t limit);
     int64_t (*scan_finite)(const void *values, int64_t count, int64_t dtype);
