@@ -6,13 +6,12 @@ linearly, all of q, k, v, up and down.
 
 from __future__ import annotations
 
-import math
 import tempfile
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any
 
 import torch
 from safetensors import safe_open
@@ -23,7 +22,6 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PrinterCallback, T
 from adapters_store.adapter import (
     TORCH_DTYPES,
     Digest,
-    DTypeName,
     Fingerprint,
     IndexSet,
     Version,
@@ -32,37 +30,15 @@ from adapters_store.adapter import (
 from adapters_store.base import BaseDescription, describe_checkpoint, find_shards
 from adapters_store.errors import TrainingRefused
 from adapters_store.format import write_adapter
-from adapters_store.tools.masks import MaskName, build_mask
+from adapters_store.tools.masks import build_mask
 from adapters_store.tools.sparse_linear import SparseParametrisation
 from adapters_store.tools.text import Sequences, load_text
+from adapters_store.tools.train_options import TrainOptions, check_options
 from adapters_store.tools.train_progress import ProgressBar
 
-TARGETS = ("q_proj", "k_proj", "v_proj", "up_proj", "down_proj")
-Precision = Literal["float32", "bfloat16"]
+__all__ = ["TrainOptions", "TrainReport", "train"]
+
 LOGGING_STEPS = 10
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TrainOptions:
-    """``targets`` are module names, or their last parts. ``max_steps`` None trains ``epochs`` through the text.
-    ``precision`` is that of the forward and backward pass; values and optimiser state are always fp32."""
-
-    model_dir: Path
-    text: Path
-    output: Path
-    mask: MaskName = "wm"
-    sparsity: float = 0.01
-    targets: tuple[str, ...] = TARGETS
-    seed: int = 0
-    learning_rate: float = 5e-4
-    epochs: float = 3.0
-    max_steps: int | None = None
-    batch_size: int = 8
-    sequence_length: int = 128
-    held_out: float = 0.05
-    values_dtype: DTypeName = "float32"
-    precision: Precision = "float32"
-    device: Literal["cpu", "cuda"] = "cpu"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -122,28 +98,6 @@ def train(options: TrainOptions) -> TrainReport:
     )
     write_adapter(adapter, options.output, card=card(options, report))
     return report
-
-
-def check_options(options: TrainOptions) -> None:
-    """Refuses what could not end well, before anything is loaded."""
-    if options.mask not in get_args(MaskName):
-        raise TrainingRefused("mask", expected=f"one of {', '.join(get_args(MaskName))}", got=repr(options.mask))
-    if not options.targets:
-        raise TrainingRefused("targets", expected="at least one linear layer", got="none")
-    if not 0 < options.sparsity <= 1:
-        raise TrainingRefused("sparsity", expected="more than 0 and at most 1", got=str(options.sparsity))
-    if not 0 < options.held_out < 1:
-        raise TrainingRefused("held_out", expected="a share between 0 and 1", got=str(options.held_out))
-    if options.sequence_length < 2:
-        raise TrainingRefused("sequence_length", expected="at least 2", got=str(options.sequence_length))
-    for field in ("learning_rate", "epochs", "max_steps", "batch_size"):
-        number = getattr(options, field)
-        if number is not None and not (math.isfinite(number) and number > 0):
-            raise TrainingRefused(field, expected="a number above 0", got=str(number))
-    if not options.model_dir.is_dir():
-        raise TrainingRefused("model", expected="a directory with a checkpoint", got=f"{options.model_dir}: none there")
-    if options.output.is_dir() or not options.output.parent.is_dir():
-        raise TrainingRefused("output", expected="a file in a directory that exists", got=str(options.output))
 
 
 def target_weights(base: BaseDescription, targets: tuple[str, ...]) -> list[str]:

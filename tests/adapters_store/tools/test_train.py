@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -141,6 +142,10 @@ def test_trained_values_agree_with_peft_on_the_same_mask_data_and_seed(options: 
         ({"output": Path("nowhere/adapter")}, "output: expected a file in a directory that exists"),
         ({"sparsity": 0.0}, "sparsity"),
         ({"mask": "best"}, "mask: expected one of rand, wm, got 'best'"),
+        ({"values_dtype": "int8"}, "values_dtype: expected one of bfloat16, float16, float32, got 'int8'"),
+        ({"precision": "float16"}, "precision: expected one of float32, bfloat16"),
+        ({"device": "tpu"}, "device: expected one of cpu, cuda"),
+        ({"seed": -1}, "seed"),
         ({"learning_rate": float("nan")}, "learning_rate"),
         ({"max_steps": 0}, "max_steps"),
         ({"held_out": 1.0}, "held_out"),
@@ -154,6 +159,12 @@ def test_what_cannot_be_trained_is_refused_by_name_and_leaves_no_file(
     with pytest.raises(TrainingRefused, match=message):
         train(replace(options, **change))
     assert [path.name for path in options.text.parent.iterdir()] == ["text.txt"]
+
+
+def test_without_accelerate_it_says_what_to_install(options: TrainOptions, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "accelerate", None)
+    with pytest.raises(TrainingRefused, match=r"shira-server\[train\]"):
+        train(options)
 
 
 @pytest.mark.parametrize(

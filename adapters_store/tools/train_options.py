@@ -1,0 +1,77 @@
+"""What training can be told, and what of it is refused before anything is loaded."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Literal, get_args
+
+import torch
+
+from adapters_store.adapter import DTypeName
+from adapters_store.errors import TrainingRefused
+from adapters_store.tools.masks import MaskName
+
+TARGETS = ("q_proj", "k_proj", "v_proj", "up_proj", "down_proj")
+Precision = Literal["float32", "bfloat16"]
+Device = Literal["cpu", "cuda"]
+CHOICES: dict[str, tuple[str, ...]] = {
+    "mask": get_args(MaskName),
+    "values_dtype": get_args(DTypeName),
+    "precision": get_args(Precision),
+    "device": get_args(Device),
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainOptions:
+    """``targets`` are module names, or their last parts. ``max_steps`` None trains ``epochs`` through the text.
+    ``precision`` is that of the forward and backward pass; values and optimiser state are always fp32."""
+
+    model_dir: Path
+    text: Path
+    output: Path
+    mask: MaskName = "wm"
+    sparsity: float = 0.01
+    targets: tuple[str, ...] = TARGETS
+    seed: int = 0
+    learning_rate: float = 5e-4
+    epochs: float = 3.0
+    max_steps: int | None = None
+    batch_size: int = 8
+    sequence_length: int = 128
+    held_out: float = 0.05
+    values_dtype: DTypeName = "float32"
+    precision: Precision = "float32"
+    device: Device = "cpu"
+
+
+def check_options(options: TrainOptions) -> None:
+    """Refuses what could not end well, before anything is loaded."""
+    for field, choices in CHOICES.items():
+        if getattr(options, field) not in choices:
+            raise TrainingRefused(field, expected=f"one of {', '.join(choices)}", got=repr(getattr(options, field)))
+    if not 0 <= options.seed < 2**32:
+        raise TrainingRefused("seed", expected="0 to 2³² − 1", got=str(options.seed))
+    if not options.targets:
+        raise TrainingRefused("targets", expected="at least one linear layer", got="none")
+    if not 0 < options.sparsity <= 1:
+        raise TrainingRefused("sparsity", expected="more than 0 and at most 1", got=str(options.sparsity))
+    if not 0 < options.held_out < 1:
+        raise TrainingRefused("held_out", expected="a share between 0 and 1", got=str(options.held_out))
+    if options.sequence_length < 2:
+        raise TrainingRefused("sequence_length", expected="at least 2", got=str(options.sequence_length))
+    for field in ("learning_rate", "epochs", "max_steps", "batch_size"):
+        number = getattr(options, field)
+        if number is not None and not (math.isfinite(number) and number > 0):
+            raise TrainingRefused(field, expected="a number above 0", got=str(number))
+    if find_spec("accelerate") is None:
+        raise TrainingRefused("accelerate", expected="pip install 'shira-server[train]'", got="not installed")
+    if options.device == "cuda" and not torch.cuda.is_available():
+        raise TrainingRefused("device", expected="cpu, for torch sees no CUDA device", got="'cuda'")
+    if not options.model_dir.is_dir():
+        raise TrainingRefused("model", expected="a directory with a checkpoint", got=f"{options.model_dir}: none there")
+    if options.output.is_dir() or not options.output.parent.is_dir():
+        raise TrainingRefused("output", expected="a file in a directory that exists", got=str(options.output))
