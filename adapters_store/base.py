@@ -111,12 +111,12 @@ def _identity(shard: Path) -> list[object]:
 def _hash_shard(shard: Path) -> Iterator[tuple[BaseWeight, Digest]]:
     with shard.open("rb") as file:
         try:
-            with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped, memoryview(mapped) as view:
-                header = read_header(view, CHECKPOINT_LIMITS)
-                for span in sorted(header.tensors.values(), key=lambda span: span.start):
-                    yield _describe(span), _hash_span(view, span)
+            view = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+            header = read_header(view, CHECKPOINT_LIMITS)
         except (AdapterRejected, ValueError) as error:  # ValueError: an empty file cannot be mapped
             raise BaseUnreadable(f"{shard}: not a safetensors file: {error}") from error
+    for span in sorted(header.tensors.values(), key=lambda span: span.start):
+        yield _describe(span), _hash_span(view, span)
 
 
 def _describe(span: TensorSpan) -> BaseWeight:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 import mmap
-import re
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -37,7 +36,6 @@ TORCH_DTYPE_OF: Mapping[str, torch.dtype] = MappingProxyType({
 DTYPE_CODES: Mapping[torch.dtype, str] = MappingProxyType({dtype: code for code, dtype in TORCH_DTYPE_OF.items()})
 
 Buffer = bytes | bytearray | memoryview | mmap.mmap
-_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,9 +118,9 @@ def _metadata(value: object) -> dict[str, str]:
 
 def _span(name: str, fields: object, data_start: int, limits: Limits) -> TensorSpan:
     shown = name[:80]
+    if not name or not name.isprintable():
+        raise AdapterRejected("name", tensor=ascii(shown), expected="printable text", got=ascii(shown))
     limits.check("name_bytes", len(name.encode()), tensor=shown)
-    if not name or _CONTROL.search(name):
-        raise AdapterRejected("name", tensor=ascii(shown), expected="text without control characters", got=ascii(shown))
     if not isinstance(fields, dict) or fields.keys() != {"dtype", "shape", "data_offsets"}:
         raise AdapterRejected("header", tensor=shown, expected="dtype, shape and data_offsets", got="other fields")
     dtype, shape, offsets = fields["dtype"], fields["shape"], fields["data_offsets"]
