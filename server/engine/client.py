@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator
 from concurrent.futures import Future
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from server.core.errors import Draining, EngineDied, QueueFull
@@ -44,7 +45,7 @@ class EngineClient:
         events: asyncio.Queue[Event] = asyncio.Queue()  # holds at most one event per new token
 
         def sink(event: Event) -> None:
-            if not loop.is_closed():
+            with suppress(RuntimeError):  # the event loop has closed: nobody waits any more
                 loop.call_soon_threadsafe(events.put_nowait, event)
 
         self._submit(Submit(request=request, sink=sink))
@@ -80,9 +81,9 @@ class EngineClient:
     async def drain(self, timeout_s: float) -> None:
         """Refuses new requests, lets accepted ones finish for up to ``timeout_s``, then stops the thread."""
         self._is_draining = True
-        if self._engine.is_alive:
-            done: Future[None] = Future()
-            await self._ask(Drain(deadline_s=self._clock.now() + timeout_s, done=done), done)
+        done: Future[None] = Future()
+        if self._engine.post(Drain(deadline_s=self._clock.now() + timeout_s, done=done)):
+            await asyncio.wrap_future(done)
 
     def _submit(self, command: Submit) -> None:
         if self._is_draining:

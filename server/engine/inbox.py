@@ -19,6 +19,10 @@ class Inbox:
         self._changed = Condition()
         self._is_closed = False
 
+    @property
+    def is_closed(self) -> bool:
+        return self._is_closed
+
     def put(self, command: Command) -> bool:
         """False if it was not taken: too many requests wait already, or the inbox is closed."""
         with self._changed:

@@ -4,41 +4,30 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future
+from collections.abc import Callable
 from threading import Thread
 from typing import TYPE_CHECKING, Any, assert_never
 
-from adapters_store.errors import AdapterStoreError
-from server.core.errors import Aborted, DeadlineExceeded, Draining, EngineDied, ServerError, StepFailed, SwitchFailed
+from server.core.errors import Aborted, DeadlineExceeded, Draining, EngineDied
 from server.core.metrics import Metrics
-from server.core.requests import FinishReason
-from server.core.steps import StepToken, VerifyReport
+from server.engine.chores import Chores
 from server.engine.inbox import Inbox
-from server.engine.messages import (
-    Abort,
-    BlendLoaded,
-    Command,
-    Drain,
-    FailEvent,
-    Forget,
-    Inspect,
-    Submit,
-    Verify,
-)
+from server.engine.messages import Abort, BlendLoaded, Command, Drain, FailEvent, Forget, Inspect, Submit, Verify
 from server.engine.ports import Clock, Execution, Residency, Runner
-from server.engine.scheduler import Limits, Plan, Scheduler
-from server.engine.sequence import Sequence
+from server.engine.scheduler import Group, Limits, Scheduler
+from server.engine.stepping import Stepper
 from server.engine.telemetry import Telemetry
 
 if TYPE_CHECKING:
-    from adapters_store.blend import Blend
+    from adapters_store.blend import BlendKey
 
 log = logging.getLogger(__name__)
 
+SHORTEST_WAIT_S = 0.001
+
 
 class EngineThread:
-    """Start it once; it ends by a Drain, or dies if the base can no longer be vouched for."""
+    """Start it once; it ends by a Drain, or dies when the weights can no longer be vouched for."""
 
     def __init__(
         self,
@@ -50,45 +39,51 @@ class EngineThread:
         metrics: Metrics,
         limits: Limits | None = None,
     ) -> None:
-        self._limits = limits or Limits()
+        self.limits = limits or Limits()
         self._execution = execution
-        self._runner = runner
         self._residency = residency
         self._clock = clock
-        self._telemetry = Telemetry(metrics, execution.mode)
-        self._inbox = Inbox(self._limits.max_queue)
-        self._scheduler = Scheduler(self._limits, fits=runner.fits, can_admit=runner.can_admit)
-        self._audits: list[tuple[Iterator[VerifyReport | None], Future[VerifyReport]]] = []
-        self._forgets: list[Forget] = []
-        self._drain: Drain | None = None
+        self._inbox = Inbox(self.limits.max_queue)
+        self._scheduler = Scheduler(self.limits, fits=runner.fits, can_admit=runner.can_admit)
+        self._stepper = Stepper(
+            scheduler=self._scheduler,
+            execution=execution,
+            runner=runner,
+            residency=residency,
+            clock=clock,
+            telemetry=Telemetry(metrics, execution.mode),
+        )
+        self._chores = Chores(execution, is_used=self._scheduler.uses)
+        self._drains: list[Drain] = []
         self._thread = Thread(target=self._run, name="engine", daemon=True)
+
+    # Any thread.
 
     def start(self) -> None:
         self._thread.start()
 
     def post(self, command: Command) -> bool:
-        """Any thread. False if it was not taken: the queue is full, or the thread has ended."""
+        """False if it was not taken: too many requests wait, or the thread has ended."""
         return self._inbox.put(command)
 
     @property
     def is_alive(self) -> bool:
-        return self._thread.is_alive()
-
-    @property
-    def limits(self) -> Limits:
-        return self._limits
+        """False as soon as it takes no more commands."""
+        return self._thread.is_alive() and not self._inbox.is_closed
 
     def retry_after_s(self) -> int:
-        """Any thread; an estimate."""
+        """An estimate."""
         return self._scheduler.retry_after_s()
 
     def join(self, timeout_s: float | None = None) -> None:
         self._thread.join(timeout_s)
 
+    # The engine thread.
+
     def _run(self) -> None:
-        error: Exception = EngineDied("the engine has stopped")
+        error = EngineDied("the engine has stopped")
         try:
-            while not self._is_drained():
+            while not self._is_drained:
                 self._turn()
             self._execution.restore()
         except Exception as died:
@@ -98,77 +93,89 @@ class EngineThread:
             self._close(error)
 
     def _turn(self) -> None:
-        """Everything due now: commands, deadlines, one step, one slice of an audit."""
-        self._handle_commands(wait=False)
+        """Everything due now: commands, deadlines, one step, some chores. Sleeps if there was nothing to run."""
+        self._handle_commands(timeout_s=0)
         self._expire()
         plan = self._scheduler.plan()
         if plan is not None:
-            self._step(plan)
-        self._continue_audit()
-        self._forget_unused()
-        if plan is None and not self._audits and not self._is_drained():
-            self._handle_commands(wait=True)
+            self._stepper.step(plan)
+        self._chores.do_some()
+        self._stepper.check_weights()
+        if plan is None and not self._chores.is_busy and not self._is_drained:
+            self._handle_commands(timeout_s=self._idle_s())
 
-    # Commands.
+    @property
+    def _is_drained(self) -> bool:
+        return bool(self._drains) and not self._scheduler.sequences
 
-    def _handle_commands(self, *, wait: bool) -> None:
-        for command in self._inbox.take_all(timeout_s=self._idle_s() if wait else 0):
+    @property
+    def _drain_deadline_s(self) -> float:
+        return min((drain.deadline_s for drain in self._drains), default=math.inf)
+
+    def _handle_commands(self, *, timeout_s: float | None) -> None:
+        for command in self._inbox.take_all(timeout_s=timeout_s):
             self._handle(command)
 
     def _idle_s(self) -> float | None:
         """Until the next deadline; None if there is none."""
-        due = min(self._scheduler.next_deadline(), self._drain.deadline_s if self._drain else math.inf)
-        return None if due == math.inf else max(0.001, due - self._clock.now())
+        due = min(self._scheduler.next_deadline(), self._drain_deadline_s)
+        return None if due == math.inf else max(SHORTEST_WAIT_S, due - self._clock.now())
 
     def _handle(self, command: Command) -> None:
         match command:
             case Submit():
-                self._submit(command)
+                group = self._stepper.submit(command)
+                if group is not None:
+                    self._residency.request(group.blend, self._tell_loaded(group))
             case Abort():
                 sequence = self._scheduler.get(command.request_id)
                 if sequence is not None:
-                    self._fail([sequence], Aborted("the client went away"))
-            case BlendLoaded(blend_key=key, error=error):
-                if error is None:
-                    self._scheduler.loaded(key)
-                else:
-                    self._fail(self._scheduler.of_blend(key), error)
+                    self._stepper.fail([sequence], Aborted("the client went away"))
+            case BlendLoaded():
+                self._take_loaded(command.blend_key, command.load, command.error)
+            case Forget() | Verify() | Inspect() | Drain():
+                if command.done.set_running_or_notify_cancel():
+                    self._serve(command)
+            case _:
+                assert_never(command)
+
+    def _serve(self, command: Forget | Verify | Inspect | Drain) -> None:
+        match command:
             case Forget():
-                self._forgets.append(command)
+                self._chores.forget(command)
             case Verify():
-                self._audits.append((self._execution.verify(), command.done))
+                self._chores.verify(command)
             case Inspect():
                 command.done.set_result(self._describe())
             case Drain():
-                self._drain = command
+                self._drains.append(command)
                 self._scheduler.is_draining = True
             case _:
                 assert_never(command)
 
-    def _submit(self, command: Submit) -> None:
-        sequence = Sequence(request=command.request, sink=command.sink)
-        refusal = self._scheduler.refusal(sequence.new)
-        if refusal is not None:
-            command.sink(FailEvent(error=refusal))
-            return
-        blend = self._scheduler.add(sequence)
-        if blend is not None:
-            self._residency.request(blend, self._tell_loaded(blend))
-        self._telemetry.queued(self._scheduler)
-
-    def _tell_loaded(self, blend: Blend) -> Callable[[Exception | None], None]:
+    def _tell_loaded(self, group: Group) -> Callable[[Exception | None], None]:
         def on_done(error: Exception | None) -> None:
-            self._inbox.put(BlendLoaded(blend_key=blend.key, error=error))
+            self._inbox.put(BlendLoaded(blend_key=group.blend.key, load=group.load, error=error))
 
         return on_done
+
+    def _take_loaded(self, key: BlendKey, load: int, error: Exception | None) -> None:
+        group = self._scheduler.loading(key, load)
+        if group is None:
+            return
+        if error is None:
+            self._scheduler.loaded(group)
+        else:
+            self._stepper.fail(list(group), error)
 
     def _expire(self) -> None:
         now = self._clock.now()
         for sequence in self._scheduler.expired(now):
             deadline_ms = round((sequence.deadline_s - sequence.request.arrived_s) * 1e3)
-            self._fail([sequence], DeadlineExceeded(deadline_ms=deadline_ms))
-        if self._drain is not None and now >= self._drain.deadline_s:
-            self._fail(self._scheduler.sequences, Draining("the server stopped before the request was done"))
+            self._stepper.fail([sequence], DeadlineExceeded(deadline_ms=deadline_ms))
+        if now >= self._drain_deadline_s:
+            late = Draining("the server stopped before the request was done")
+            self._stepper.fail(self._scheduler.sequences, late)
 
     def _describe(self) -> dict[str, Any]:
         return {
@@ -187,145 +194,21 @@ class EngineThread:
             ],
         }
 
-    # One step.
-
-    def _step(self, plan: Plan) -> None:
-        if not self._activate(plan):
-            return
-        now = self._clock.now()
-        for sequence in plan.starting:
-            sequence.started_s = now
-        self._telemetry.started(plan.starting, now)
-        try:
-            tokens = self._run_model(plan)
-        except Exception as error:
-            log.exception("a step failed")
-            self._fail(plan.sequences, StepFailed(f"the model failed while it ran this request: {error}"))
-            self._restore_after_failure()
-            return
-        self._advance(plan, tokens)
-
-    def _activate(self, plan: Plan) -> bool:
-        """True if the weights hold the plan's blend now; else its requests have failed."""
-        try:
-            report = self._execution.activate(plan.blend)
-        except AdapterStoreError as error:
-            self._fail(self._scheduler.of_blend(plan.blend.key), error)
-            return False
-        except Exception as error:
-            log.exception("a switch failed")
-            failed = error if isinstance(error, ServerError) else SwitchFailed(f"the switch failed: {error}")
-            self._fail(plan.sequences, failed)
-            self._stop_if_broken()
-            return False
-        for sequence in plan.sequences:
-            sequence.switch_s += report.total_s
-        if self._execution.active.key != plan.blend.key:
-            problem = f"the weights hold {self._execution.active.key} where {plan.blend.key} was asked for"
-            self._fail(plan.sequences, SwitchFailed(problem))
-            return False
-        return True
-
-    def _run_model(self, plan: Plan) -> list[StepToken]:
-        key = plan.blend.key
-        tokens: list[StepToken] = []
-        if plan.running:
-            with self._telemetry.step("decode"):
-                tokens += self._runner.decode(key, [sequence.id for sequence in plan.running])
-        if plan.starting:
-            with self._telemetry.step("prefill"):
-                tokens += self._runner.prefill(key, [sequence.new for sequence in plan.starting])
-        return tokens
-
-    def _advance(self, plan: Plan, tokens: list[StepToken]) -> None:
-        now = self._clock.now()
-        running = {sequence.id: sequence for sequence in plan.sequences}
-        for token in tokens:
-            sequence = running[token.id]
-            finish_reason = sequence.advance(token, now)
-            if finish_reason is not None:
-                self._finish(sequence, finish_reason, now)
-
-    def _finish(self, sequence: Sequence, reason: FinishReason, now: float) -> None:
-        execution = self._execution
-        sequence.finish(
-            reason,
-            self._runner.finish_text(sequence.id),
-            sequence.receipt(base=execution.fingerprint, mode=execution.mode, now=now),
-        )
-        self._scheduler.ended(now - sequence.request.arrived_s)
-        self._telemetry.finished(sequence, now)
-        self._remove(sequence)
-
-    def _fail(self, sequences: list[Sequence] | tuple[Sequence, ...], error: Exception) -> None:
-        for sequence in sequences:
-            sequence.sink(FailEvent(error=error))
-            self._remove(sequence)
-
-    def _remove(self, sequence: Sequence) -> None:
-        self._runner.drop([sequence.id])
-        unused = self._scheduler.remove(sequence)
-        if unused is not None:
-            self._residency.release(unused)
-        self._telemetry.queued(self._scheduler)
-
-    def _restore_after_failure(self) -> None:
-        """Whatever the runner did to the step, the next one starts from the base."""
-        try:
-            self._execution.restore()
-        except Exception:
-            log.exception("restoring the base failed")
-            self._stop_if_broken()
-
-    def _stop_if_broken(self) -> None:
-        if self._execution.broken is not None:
-            raise EngineDied(self._execution.broken)
-
-    # Between steps.
-
-    def _continue_audit(self) -> None:
-        if not self._audits:
-            return
-        slices, done = self._audits[0]
-        try:
-            report = next(slices)
-        except Exception as error:
-            self._audits.pop(0)
-            done.set_exception(error)
-            return
-        if report is not None:
-            self._audits.pop(0)
-            done.set_result(report)
-
-    def _forget_unused(self) -> None:
-        """A version in use is forgotten when its last request has ended."""
-        for command in [c for c in self._forgets if not self._scheduler.uses(c.version)]:
-            self._forgets.remove(command)
-            try:
-                self._execution.forget(command.version)
-                command.done.set_result(None)
-            except Exception as error:
-                command.done.set_exception(error)
-                self._stop_if_broken()
-
-    def _is_drained(self) -> bool:
-        return self._drain is not None and not self._scheduler.sequences
-
     def _close(self, error: Exception) -> None:
         """Nobody is left waiting for a thread that has ended."""
         for command in self._inbox.close():
             match command:
-                case Submit(sink=sink):
-                    sink(FailEvent(error=error))
+                case Submit():
+                    command.sink(FailEvent(error=error))
                 case Forget() | Verify() | Inspect() | Drain():
-                    command.done.set_exception(error)
+                    if command.done.set_running_or_notify_cancel():
+                        command.done.set_exception(error)
                 case Abort() | BlendLoaded():
                     pass
+                case _:
+                    assert_never(command)
         for sequence in self._scheduler.sequences:
             sequence.sink(FailEvent(error=error))
-        for forget in self._forgets:
-            forget.done.set_exception(error)
-        for _, report in self._audits:
-            report.set_exception(error)
-        if self._drain is not None:
-            self._drain.done.set_result(None)
+        self._chores.fail(error)
+        for drain in self._drains:
+            drain.done.set_result(None)

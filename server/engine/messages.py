@@ -58,9 +58,11 @@ class Abort:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BlendLoaded:
-    """The loader has every byte of the blend on the host (``error`` None), or cannot get them."""
+    """The loader has every byte of the blend on the host (``error`` None), or cannot get them. ``load`` tells which
+    request for the blend this answers."""
 
     blend_key: BlendKey
+    load: int
     error: Exception | None = None
 
 

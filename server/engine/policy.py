@@ -29,7 +29,8 @@ class Quantum:
 
 
 def choose(candidates: Sequence[Candidate], current: Quantum | None, *, quantum_steps: int) -> BlendKey | None:
-    """The current blend until its quantum is used up, then the one that has waited longest; None if there is none.
+    """The current blend until its quantum is used up, then the one that has waited longest (the first of equals);
+    None if there is none.
 
     With n candidates a blend waits for at most (n - 1) * quantum_steps steps: each that runs before it goes behind it.
     """
@@ -39,4 +40,4 @@ def choose(candidates: Sequence[Candidate], current: Quantum | None, *, quantum_
     if current is not None and current.key in keys and (len(keys) == 1 or current.num_steps < quantum_steps):
         return current.key
     others = [c for c in candidates if current is None or c.key != current.key] or list(candidates)
-    return min(others, key=lambda candidate: (candidate.waiting_since, candidate.key)).key
+    return min(others, key=lambda candidate: candidate.waiting_since).key

@@ -40,6 +40,7 @@ class Group:
     """The requests of one blend."""
 
     blend: Blend
+    load: int  # tells this group's load from those of earlier groups of the same blend
     is_ready: bool  # its bytes are on the host
     waiting_since: int  # see policy.Candidate
     waiting: deque[Sequence] = field(default_factory=deque)
@@ -75,6 +76,7 @@ class Scheduler:
         self._by_id: dict[RequestId, Sequence] = {}
         self._current: Quantum | None = None
         self._num_steps = 0
+        self._num_groups = 0
         self._mean_total_s = 1.0
         self.is_draining = False
 
@@ -113,24 +115,28 @@ class Scheduler:
         rounds = 1 + self.num_waiting // self._limits.max_batch
         return max(1, min(MAX_RETRY_AFTER_S, round(self._mean_total_s * rounds)))
 
-    def add(self, sequence: Sequence) -> Blend | None:
-        """Takes a request that ``refusal`` let pass. Returns its blend if its bytes have to be asked for."""
+    def add(self, sequence: Sequence) -> Group | None:
+        """Takes a request that ``refusal`` let pass. Returns its group if that is new and its bytes must be loaded."""
         blend = sequence.request.blend
         group = self._groups.get(blend.key)
         is_new = group is None
         if group is None:
-            group = Group(blend=blend, is_ready=blend.is_base, waiting_since=self._num_steps)
+            self._num_groups += 1
+            group = Group(blend=blend, load=self._num_groups, is_ready=blend.is_base, waiting_since=self._num_steps)
             self._groups[blend.key] = group
         group.waiting.append(sequence)
         self._by_id[sequence.id] = sequence
-        return blend if is_new and not blend.is_base else None
+        return group if is_new and not group.is_ready else None
 
-    def loaded(self, key: BlendKey) -> None:
-        """The bytes of this blend are on the host. A blend nobody waits for any more is ignored."""
+    def loading(self, key: BlendKey, load: int) -> Group | None:
+        """The group that waits for this load; None if it has gone meanwhile."""
         group = self._groups.get(key)
-        if group is not None and not group.is_ready:
-            group.is_ready = True
-            group.waiting_since = self._num_steps
+        return group if group is not None and group.load == load else None
+
+    def loaded(self, group: Group) -> None:
+        """The group's bytes are on the host."""
+        group.is_ready = True
+        group.waiting_since = self._num_steps
 
     def get(self, request_id: RequestId) -> Sequence | None:
         return self._by_id.get(request_id)
@@ -169,8 +175,8 @@ class Scheduler:
     def plan(self) -> Plan | None:
         """The next step, its new prompts moved from waiting to running; None if nothing can run now."""
         ready = [group for group in self._groups.values() if group.is_ready]
-        may_start = self._may_start(ready)
-        startable = {group.blend.key for group in ready if may_start and self._has_room(group)}
+        oldest = self._oldest(ready)
+        startable = {group.blend.key for group in ready if oldest and self._has_room(group, oldest)}
         candidates = [
             Candidate(key=group.blend.key, waiting_since=group.waiting_since)
             for group in ready
@@ -181,22 +187,24 @@ class Scheduler:
             return None
         group = self._groups[key]
         running = tuple(group.running)
-        starting = self._start(group) if key in startable else ()
+        starting = self._start(group, oldest) if oldest and key in startable else ()
         self._count_step(group)
         return Plan(blend=group.blend, starting=starting, running=running)
 
-    def _may_start(self, ready: list[Group]) -> bool:
-        """False while the oldest prompt that has a place finds no memory: nobody younger may take it then."""
+    def _oldest(self, ready: list[Group]) -> Sequence | None:
+        """Of the prompts that have a place in their batch, the one that came first."""
         heads = [group.waiting[0] for group in ready if self._has_place(group)]
-        return bool(heads) and self._can_admit([min(heads, key=lambda head: head.request.arrived_s).new])
+        return min(heads, key=lambda head: head.request.arrived_s, default=None)
 
     def _has_place(self, group: Group) -> bool:
         return bool(group.waiting) and len(group.running) < self._limits.max_batch
 
-    def _has_room(self, group: Group) -> bool:
-        return self._has_place(group) and self._can_admit([group.waiting[0].new])
+    def _has_room(self, group: Group, oldest: Sequence) -> bool:
+        """A younger prompt starts only where memory is left for the oldest as well, so that it is not overtaken for
+        ever; while the oldest finds none, nobody starts."""
+        return self._has_place(group) and self._can_admit(_together(oldest, [group.waiting[0]]))
 
-    def _start(self, group: Group) -> tuple[Sequence, ...]:
+    def _start(self, group: Group, oldest: Sequence) -> tuple[Sequence, ...]:
         """As many waiting prompts as fit, in order; at least one."""
         starting = [group.waiting.popleft()]
         num_tokens = len(starting[0].request.prompt_tokens)
@@ -205,7 +213,7 @@ class Scheduler:
             num_tokens += len(head.request.prompt_tokens)
             if num_tokens > self._limits.max_prefill_tokens:
                 break
-            if not self._can_admit([*(sequence.new for sequence in starting), head.new]):
+            if not self._can_admit(_together(oldest, [*starting, head])):
                 break
             starting.append(group.waiting.popleft())
         group.running += starting
@@ -217,3 +225,8 @@ class Scheduler:
         key = group.blend.key
         before = self._current.num_steps if self._current and self._current.key == key else 0
         self._current = Quantum(key=key, num_steps=before + 1)
+
+
+def _together(oldest: Sequence, starting: list[Sequence]) -> list[NewSequence]:
+    kept = [] if oldest in starting else [oldest.new]
+    return kept + [sequence.new for sequence in starting]

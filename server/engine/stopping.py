@@ -4,7 +4,7 @@ from __future__ import annotations
 
 
 class StopGate:
-    """Lets text through up to the first stop string; holds back a tail that may yet become one."""
+    """Lets text through up to the stop string that is complete first; holds back a tail that may yet become one."""
 
     def __init__(self, stop: tuple[str, ...]) -> None:
         self._stop = stop
@@ -16,11 +16,11 @@ class StopGate:
         if self.is_stopped:
             return ""
         text = self._tail + text
-        found = [at for stop in self._stop if (at := text.find(stop)) >= 0]
+        found = [(at + len(stop), at) for stop in self._stop if (at := text.find(stop)) >= 0]
         if found:
             self.is_stopped = True
             self._tail = ""
-            return text[: min(found)]
+            return text[: min(found)[1]]
         held = self._num_held(text)
         self._tail = text[len(text) - held :]
         return text[: len(text) - held]

@@ -1,0 +1,126 @@
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine
+from threading import Event as Flag
+from typing import Any
+
+import pytest
+
+from server.core.errors import Draining, EngineDied, QueueFull
+from server.core.metrics import Metrics
+from server.engine.client import EngineClient
+from server.engine.loop import EngineThread
+from server.engine.messages import FinishEvent, TextEvent
+from server.engine.scheduler import Limits
+from tests.server.engine.fakes import FakeClock, FakeExecution, FakeResidency, FakeRunner, make_blend, make_request
+
+A = make_blend("a")
+
+
+class House:
+    def __init__(self, **limits: int) -> None:
+        self.execution = FakeExecution()
+        self.runner = FakeRunner(self.execution)
+        self.residency = FakeResidency()
+        clock = FakeClock()
+        self.engine = EngineThread(
+            execution=self.execution,
+            runner=self.runner,
+            residency=self.residency,
+            clock=clock,
+            metrics=Metrics(),
+            limits=Limits(**limits),
+        )
+        self.client = EngineClient(self.engine, clock)
+
+    def run(self, story: Coroutine[Any, Any, None]) -> None:
+        async def whole() -> None:
+            self.engine.start()
+            try:
+                async with asyncio.timeout(20):
+                    await story
+            finally:
+                if self.runner.gate is not None:
+                    self.runner.gate.set()
+                await self.client.drain(5.0)
+
+        asyncio.run(whole())
+        self.engine.join(10)
+        assert not self.engine.is_alive
+
+
+def test_events_arrive_in_order_and_the_last_one_ends_the_iterator() -> None:
+    house = House()
+
+    async def story() -> None:
+        events = [event async for event in house.client.generate(make_request(A))]
+        assert [event.text for event in events if isinstance(event, TextEvent)] == ["a", "b", "c"]
+        assert isinstance(events[-1], FinishEvent)
+
+    house.run(story())
+
+
+def test_closing_the_iterator_aborts_the_request() -> None:
+    house = House()
+    house.runner.script = "x" * 100_000
+
+    async def story() -> None:
+        events = house.client.generate(make_request(A, max_new_tokens=100_000))
+        await anext(events)
+        await events.aclose()
+        await house.client.inspect()  # handled after the abort
+        assert house.runner.live == {}
+        assert house.residency.held == []
+
+    house.run(story())
+
+
+def test_a_full_queue_raises_before_the_first_event() -> None:
+    house = House(max_queue=1)
+    house.runner.gate = Flag()
+
+    async def story() -> None:
+        asked = [house.client.generate(make_request(make_blend(name))) for name in "abcd"]
+        tasks = [asyncio.ensure_future(anext(ask)) for ask in asked]
+        done, _ = await asyncio.wait(tasks, timeout=5, return_when=asyncio.FIRST_EXCEPTION)
+        refused = [task.exception() for task in done]
+        assert any(isinstance(error, QueueFull) and error.retry_after_s >= 1 for error in refused)
+        assert house.runner.gate is not None
+        house.runner.gate.set()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        for ask in asked:
+            await ask.aclose()
+
+    house.run(story())
+
+
+def test_after_a_drain_nothing_is_taken() -> None:
+    house = House()
+
+    async def story() -> None:
+        await asyncio.gather(house.client.drain(5.0), house.client.drain(6.0))
+        assert house.client.is_draining
+        assert not house.engine.is_alive
+        with pytest.raises(Draining):
+            await anext(house.client.generate(make_request()))
+        with pytest.raises(EngineDied):
+            await house.client.inspect()
+
+    house.run(story())
+
+
+def test_an_audit_that_nobody_waits_for_any_more_stops_nothing() -> None:
+    house = House()
+    house.execution.num_slices = 1000
+
+    async def story() -> None:
+        audit = asyncio.ensure_future(house.client.verify())
+        await asyncio.sleep(0)
+        audit.cancel()
+        assert [event async for event in house.client.generate(make_request())]
+        assert (await house.client.verify()).ok
+        await house.client.forget(A.versions[0])
+        assert house.execution.forgotten == ["a"]
+
+    house.run(story())

@@ -1,0 +1,277 @@
+"""The real thread over fakes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from threading import Event as Flag
+from typing import Any
+
+import pytest
+
+from adapters_store.blend import BASE, Blend
+from adapters_store.errors import AdapterUnavailable, BlendRejected
+from server.core.errors import (
+    DeadlineExceeded,
+    Draining,
+    EngineDied,
+    RequestRejected,
+    StepFailed,
+    SwitchFailed,
+)
+from server.core.metrics import Metrics
+from server.core.steps import VerifyReport
+from server.engine.loop import EngineThread
+from server.engine.messages import Abort, Drain, Forget, Inspect, Verify
+from server.engine.scheduler import Limits
+from tests.server.engine.fakes import (
+    FINGERPRINT,
+    Client,
+    FakeClock,
+    FakeExecution,
+    FakeResidency,
+    FakeRunner,
+    make_blend,
+    make_request,
+    submit,
+)
+
+A, B = make_blend("a"), make_blend("b")
+
+
+@dataclass
+class House:
+    execution: FakeExecution = field(default_factory=FakeExecution)
+    residency: FakeResidency = field(default_factory=FakeResidency)
+    clock: FakeClock = field(default_factory=FakeClock)
+    metrics: Metrics = field(default_factory=Metrics)
+    limits: Limits = field(default_factory=Limits)
+
+    def __post_init__(self) -> None:
+        self.runner = FakeRunner(self.execution)
+        self.engine = EngineThread(
+            execution=self.execution,
+            runner=self.runner,
+            residency=self.residency,
+            clock=self.clock,
+            metrics=self.metrics,
+            limits=self.limits,
+        )
+
+    def ask(self, blend: Blend = BASE, **wishes: Any) -> Client:
+        command, client = submit(make_request(blend, **wishes))
+        assert self.engine.post(command)
+        return client
+
+    def value(self, name: str, **labels: str) -> float | None:
+        value: float | None = self.metrics.registry.get_sample_value(name, labels)
+        return value
+
+
+@pytest.fixture
+def house() -> Iterator[House]:
+    house = House()
+    house.engine.start()
+    yield house
+    if house.runner.gate is not None:
+        house.runner.gate.set()
+    house.engine.post(Drain(deadline_s=0.0, done=Future()))
+    house.engine.join(10)
+    assert not house.engine.is_alive
+
+
+def test_an_answer_ends_with_a_receipt_of_what_was_applied(house: House) -> None:
+    client = house.ask(A)
+    end = client.end
+    assert client.text == "abc"
+    assert end.finish_reason == "stop"
+    assert (end.usage.prompt_tokens, end.usage.completion_tokens) == (2, 4)
+    receipt = end.receipt
+    assert (receipt.base, receipt.blend_key, receipt.mode) == (FINGERPRINT, A.key, "fused")
+    assert [adapter.version for adapter in receipt.adapters] == ["a"]
+    assert receipt.switch_ms == pytest.approx(1.0)
+
+
+def test_an_answer_stops_at_its_length(house: House) -> None:
+    client = house.ask(max_new_tokens=2)
+    assert client.end.finish_reason == "length"
+    assert client.text == "ab"
+
+
+def test_end_of_text_is_passed_over_when_asked(house: House) -> None:
+    client = house.ask(max_new_tokens=6, ignore_eos=True)
+    house.runner.script = "abcdefghij"
+    assert client.end.finish_reason == "length"
+    assert client.end.usage.completion_tokens == 6
+
+
+def test_a_stop_string_ends_the_answer(house: House) -> None:
+    client = house.ask(stop=("bc",))
+    assert client.end.finish_reason == "stop"
+    assert client.text == "a"
+
+
+def test_a_stop_string_is_found_in_text_held_back_to_the_end(house: House) -> None:
+    house.runner.held_text = "tail"
+    client = house.ask(max_new_tokens=2, stop=("ta",))
+    assert client.end.finish_reason == "stop"
+    assert client.text == "ab"
+
+
+def test_nobody_runs_before_the_bytes_are_there_and_others_do_meanwhile(house: House) -> None:
+    house.residency.is_instant = False
+    slow, quick = house.ask(A), house.ask()
+    assert quick.end.finish_reason == "stop"
+    assert not slow.events
+    house.residency.waiting[A.key](None)
+    assert slow.end.finish_reason == "stop"
+
+
+def test_bytes_that_cannot_be_had_fail_the_requests_that_need_them_and_no_others(house: House) -> None:
+    house.residency.is_instant = False
+    first, second = house.ask(A), house.ask(A)
+    other = house.ask(B)
+    assert house.residency.requested.wait(10)
+    assert house.ask().end
+    house.residency.waiting[A.key](AdapterUnavailable("a", reason="gone"))
+    assert isinstance(first.error, AdapterUnavailable)
+    assert isinstance(second.error, AdapterUnavailable)
+    house.residency.waiting[B.key](None)
+    assert other.end
+    assert settle(house)["blends"] == []
+    assert house.residency.held == []
+
+
+def test_a_failed_step_fails_its_requests_alone_and_brings_the_base_back(house: House) -> None:
+    house.runner.failures = [RuntimeError("out of memory")]
+    failed = house.ask(A)
+    assert isinstance(failed.error, StepFailed)
+    assert house.execution.active.is_base
+    assert house.runner.live == {}
+    assert house.ask(A).end.finish_reason == "stop"
+
+
+def test_a_failed_switch_fails_its_requests_and_the_next_one_works(house: House) -> None:
+    house.execution.failures = [SwitchFailed("no")]
+    assert isinstance(house.ask(A).error, SwitchFailed)
+    assert house.ask(A).end.receipt.blend_key == A.key
+
+
+def test_a_blend_that_cannot_be_made_is_refused_with_its_reason(house: House) -> None:
+    house.execution.failures = [BlendRejected("out of range")]
+    assert str(house.ask(A).error) == "out of range"
+
+
+def test_no_answer_is_given_under_another_blend_than_the_one_asked_for(house: House) -> None:
+    house.execution.lies = True
+    client = house.ask(A)
+    assert isinstance(client.error, SwitchFailed)
+    assert client.text == ""
+    assert house.runner.steps == []
+
+
+def test_weights_that_cannot_be_vouched_for_end_the_engine(house: House) -> None:
+    house.execution.failures = [SwitchFailed("no")]
+    house.execution.broken = "lost"
+    assert isinstance(house.ask(A).error, SwitchFailed | EngineDied)
+    house.engine.join(10)
+    assert not house.engine.is_alive
+    command, _ = submit(make_request())
+    assert not house.engine.post(command)
+
+
+def test_a_deadline_ends_a_request_that_waits(house: House) -> None:
+    house.residency.is_instant = False
+    client = house.ask(A, deadline_s=100.25)
+    house.clock.seconds = 100.3
+    settle(house)
+    assert isinstance(client.error, DeadlineExceeded)
+    assert "250 ms" in str(client.error)
+    house.residency.waiting[A.key](None)
+    assert settle(house)["blends"] == []
+
+
+def test_an_aborted_request_gives_its_memory_back(house: House) -> None:
+    house.runner.gate = Flag()
+    request = make_request(A, max_new_tokens=1000, ignore_eos=True)
+    house.runner.script = "x" * 2000
+    command, client = submit(request)
+    house.engine.post(command)
+    house.engine.post(Abort(request_id=request.id))
+    house.runner.gate.set()
+    assert client.over.wait(10)
+    settle(house)
+    assert house.runner.live == {}
+    assert house.residency.held == []
+
+
+def test_a_request_too_large_for_the_memory_is_refused(house: House) -> None:
+    assert isinstance(house.ask(num_prompt_tokens=101).error, RequestRejected)
+
+
+def test_an_audit_runs_between_steps_and_when_nothing_else_does(house: House) -> None:
+    done: Future[VerifyReport] = Future()
+    house.engine.post(Verify(done=done))
+    assert done.result(10).ok
+
+
+def test_a_version_is_forgotten_when_its_last_request_has_ended(house: House) -> None:
+    house.runner.gate = Flag()
+    client = house.ask(A)
+    done: Future[None] = Future()
+    house.engine.post(Forget(version=A.versions[0], done=done))
+    assert not done.done()
+    house.runner.gate.set()
+    done.result(10)
+    assert client.over.is_set()
+    assert house.execution.forgotten == ["a"]
+
+
+def test_a_question_whose_asker_has_gone_does_no_harm(house: House) -> None:
+    done: Future[VerifyReport] = Future()
+    done.cancel()
+    house.engine.post(Verify(done=done))
+    assert house.ask().end
+
+
+def test_draining_finishes_what_was_accepted_and_refuses_the_rest(house: House) -> None:
+    house.runner.gate = Flag()
+    accepted = house.ask(A)
+    done: Future[None] = Future()
+    house.engine.post(Drain(deadline_s=1000.0, done=done))
+    late = house.ask()
+    house.runner.gate.set()
+    done.result(10)
+    assert accepted.end.finish_reason == "stop"
+    assert isinstance(late.error, Draining)
+    assert house.execution.active.is_base
+
+
+def test_a_drain_past_its_deadline_fails_what_is_left(house: House) -> None:
+    house.residency.is_instant = False
+    client = house.ask(A)
+    done: Future[None] = Future()
+    house.engine.post(Drain(deadline_s=99.0, done=done))
+    done.result(10)
+    assert isinstance(client.error, Draining)
+
+
+def test_the_metrics_tell_what_was_done(house: House) -> None:
+    assert house.ask(A).end
+    settle(house)
+    assert house.value("shira_tokens_total", kind="completion") == 4
+    assert house.value("shira_tokens_total", kind="prompt") == 2
+    assert house.value("shira_queue_seconds_count") == 1
+    assert house.value("shira_time_to_first_token_seconds_count") == 1
+    assert house.value("shira_time_per_output_token_seconds_count") == 1
+    assert house.value("shira_step_seconds_count", mode="fused", phase="prefill") == 1
+    assert house.value("shira_step_seconds_count", mode="fused", phase="decode") == 3
+    assert house.value("shira_queue_depth") == 0
+
+
+def settle(house: House) -> dict[str, Any]:
+    """Returns once every command posted before it was handled."""
+    done: Future[dict[str, Any]] = Future()
+    assert house.engine.post(Inspect(done=done))
+    return done.result(10)
