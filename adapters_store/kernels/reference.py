@@ -12,6 +12,7 @@ from adapters_store.kernels.blocks import IndexFault, block_limits, entry_fault,
 from adapters_store.kernels.bound import Bound, Part, check_apart, check_delta, check_words, new_words
 from adapters_store.kernels.interface import Journal, Staging, UnionMember
 from adapters_store.kernels.members import check_members
+from adapters_store.kernels.pairs import pair_visits
 
 QUIET_NAN = {torch.float32: 0x7FC00000, torch.bfloat16: 0x7FC0, torch.float16: 0x7E00}
 
@@ -66,6 +67,7 @@ class ReferenceKernels:
         check_words(into, "into_displaced", into_displaced)
         check_apart("into_displaced", into_displaced, "into_words", into_words)
         check_apart("into_displaced", into_displaced, "out_displaced", out_displaced)
+        pair_visits(out.visits, into.visits)  # refuses weights that overlap
         self.overwrite(out, out_displaced)
         self.exchange(into, into_words, into_displaced, journal)
 

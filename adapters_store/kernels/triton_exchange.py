@@ -21,12 +21,12 @@ from adapters_store.kernels.bound import (
     new_words,
 )
 from adapters_store.kernels.interface import Journal, Staging
+from adapters_store.kernels.pairs import pair_visits
 from adapters_store.kernels.reference import ReferenceKernels
 
-CHUNK = 1024  # entries that one program moves at a time
+CONSTANTS = {"chunk": 1024, "enable_fp_fusion": False}  # entries a program moves at a time; sums round as written
 COUNT, DTYPE = 3, 5  # columns of a visit
 IS_WIDE = DTYPE_CODES[torch.float32]
-BLOCK_ALONE = torch.tensor([1, 1, 0, 0, 0, 1])  # address, bytes and dtype: what a visit says without its entries
 
 Launch = Callable[[Tensor, Any], None]  # rows of one word width, and that width's type
 
@@ -50,7 +50,7 @@ class TritonKernels(ReferenceKernels):
             if len(rows):
                 word_t = tl.int32 if code == IS_WIDE else tl.int16
                 passes.stage_pass[(len(rows),)](
-                    rows, _signed(bound), delta, words, num_lost, word_t=word_t, dtype=code, chunk=CHUNK
+                    rows, _signed(bound), delta, words, num_lost, word_t=word_t, dtype=code, **CONSTANTS
                 )
         return Staging(words=words, num_out_of_range=int(num_lost))
 
@@ -60,7 +60,7 @@ class TritonKernels(ReferenceKernels):
         check_apart("displaced", displaced, "words", words)
 
         def launch(rows: Tensor, word_t: Any) -> None:
-            passes.exchange_pass[(len(rows),)](rows, _signed(bound), words, displaced, word_t=word_t, chunk=CHUNK)
+            passes.exchange_pass[(len(rows),)](rows, _signed(bound), words, displaced, word_t=word_t, **CONSTANTS)
 
         self._write(self._visits_of(bound), launch, bound, displaced, journal)
 
@@ -94,7 +94,7 @@ class TritonKernels(ReferenceKernels):
                 into_words,
                 into_displaced,
                 word_t=word_t,
-                chunk=CHUNK,
+                **CONSTANTS,
             )
 
         self._write(self._pairs_of(out, into), launch, into, into_displaced, journal)
@@ -115,7 +115,7 @@ class TritonKernels(ReferenceKernels):
             journal.num_weights_displaced = into.num_weights
 
     def _overwrite_rows(self, rows: Tensor, word_t: Any, bound: Bound, words: Tensor) -> None:
-        passes.overwrite_pass[(len(rows),)](rows, _signed(bound), words, word_t=word_t, chunk=CHUNK)
+        passes.overwrite_pass[(len(rows),)](rows, _signed(bound), words, word_t=word_t, **CONSTANTS)
 
     def _visits_of(self, bound: Bound) -> Tensor:
         if bound not in self._visits:
@@ -128,25 +128,6 @@ class TritonKernels(ReferenceKernels):
         if into not in known:
             known[into] = pair_visits(out.visits, into.visits).to(into.device)
         return known[into]
-
-
-def pair_visits(out: Tensor, into: Tensor) -> Tensor:
-    """Rows of two tables of visits side by side by block address; count 0 where only the other one touches a block.
-
-    Raises ValueError where blocks overlap without being the same block."""
-    addresses = torch.unique(torch.cat([out[:, 0], into[:, 0]]))  # ascending
-    pairs = torch.zeros(len(addresses), 2 * VISIT_COLUMNS, dtype=torch.int64)
-    out_at, into_at = (torch.searchsorted(addresses, rows[:, 0].contiguous()) for rows in (out, into))
-    pairs[into_at, VISIT_COLUMNS:] = into
-    pairs[into_at, :VISIT_COLUMNS] = into * BLOCK_ALONE
-    both = torch.isin(out[:, 0], into[:, 0])
-    same_form = [1, DTYPE]
-    unlike = (out[both][:, same_form] != pairs[out_at[both]][:, same_form]).any()
-    pairs[out_at, :VISIT_COLUMNS] = out
-    ends = pairs[:, 0] + pairs[:, 1]
-    if unlike or bool((ends[:-1] > pairs[1:, 0]).any()):
-        raise ValueError("weights of the two bound index sets overlap without being the same weights")
-    return pairs
 
 
 def _by_width(rows: Tensor) -> list[tuple[Tensor, Any]]:

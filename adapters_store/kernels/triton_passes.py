@@ -104,4 +104,4 @@ def stage_pass(visits, indices, delta, words, num_lost, word_t: tl.constexpr, dt
             exponent: tl.constexpr = 0x7C00
         tl.store(out + lanes, word, mask=mask)
         is_lost = ((word & exponent) == exponent) & ((current & exponent) != exponent) & mask
-        tl.atomic_add(num_lost + tl.zeros((chunk,), tl.int32), 1, mask=is_lost)
+        tl.atomic_add(num_lost + tl.full((chunk,), 0, tl.int32), 1, mask=is_lost)
