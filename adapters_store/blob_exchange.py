@@ -63,8 +63,10 @@ class BlobExchange:
             log.debug("%s is not offered: Redis is down", adapter.version)
 
     def offer_all(self, versions: Iterable[Version]) -> None:
-        """Offers what this disk has of them, values as long as there is room for them. Raises RedisDown."""
-        has_room = True
+        """Offers what this disk has of them; values only where there are other replicas, while there is room.
+
+        Raises RedisDown."""
+        has_room = self.is_shared
         for version in versions:
             manifest = self._disk.manifest(version)
             if manifest is None:

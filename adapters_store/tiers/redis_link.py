@@ -16,6 +16,7 @@ from adapters_store.tiers.redis_settings import RedisSettings
 
 log = logging.getLogger(__name__)
 FIRST_BACKOFF_S = 0.05
+START_TIMEOUT_S = 15.0  # for what no socket timeout bounds: names to be resolved, a server of our own to start
 
 
 class RedisDown(Exception):
@@ -100,12 +101,12 @@ class RedisLink:
         self._observer.redis_up(False)
         self._thread = Thread(target=self._supervise, args=(listener,), name="shira-redis-link", daemon=True)
         self._thread.start()
-        self._tried.wait()
+        self._tried.wait(START_TIMEOUT_S)
 
     def close(self) -> None:
         self._stopping.set()
         if self._thread is not None:
-            self._thread.join()
+            self._thread.join(START_TIMEOUT_S)
         self._endpoint.close()
 
     def call(self, *command: str | bytes | int | memoryview) -> Any:
@@ -134,6 +135,8 @@ class RedisLink:
             except (RedisError, OSError) as error:
                 if self._was_up or num_failures == 0:
                     log.warning("Redis cannot be reached, trying on: %s", error)
+            except Exception:  # the supervisor outlives every surprise
+                log.exception("Redis link")
             num_failures = 0 if self._was_up else num_failures + 1
             self._tried.set()
             longest_s = min(self._settings.max_backoff_s, FIRST_BACKOFF_S * 2.0 ** min(num_failures, 16))

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 MIB = 1024 * 1024
+URL_SCHEMES = ("redis://", "rediss://", "unix://")
 RedisMode = Literal["embedded", "off", "url"]
 
 
@@ -27,3 +28,5 @@ class RedisSettings:
     def __post_init__(self) -> None:
         if (self.mode == "url") != (self.url is not None):
             raise ValueError("redis mode 'url' takes a URL, the other modes take none")
+        if self.url is not None and not self.url.startswith(URL_SCHEMES):
+            raise ValueError(f"a Redis URL starts with {', '.join(URL_SCHEMES)}")

@@ -3,6 +3,7 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 from adapters_store.adapter import Fingerprint
 from adapters_store.errors import AdapterNotFound, AdapterUnavailable, CatalogConflict
 from adapters_store.store import AdapterStore
+from adapters_store.tiers.observer import SilentObserver
 from tests.adapters_store.replicas import PREFIX, Replicas, wait_until
 from tests.adapters_store.small_adapters import same_adapter, small_adapter, upload
 
@@ -216,12 +218,45 @@ def test_the_store_works_through_any_trouble_of_redis_and_the_link_heals(replica
             replicas.redis.config_set("maxmemory", "64mb")
     wait_until(lambda: store.redis_up, what="the link up")
     second = replicas.open("second")
-    wait_until(lambda: knows(second, "during"), what="names at a new replica")
+    wait_until(lambda: knows(second, "before") and knows(second, "during"), what="names at a new replica")
     wait_until(lambda: second.get_record("default", "before").description == "moved", what="the move")
     for number in (0, 1):
         held = second.acquire(small_adapter(values=number).version)
         assert same_adapter(held, small_adapter(values=number))
         second.release(held)
+
+
+def test_a_redis_that_does_not_answer_costs_one_timeout_and_no_more(replicas: Replicas) -> None:
+    store = replicas.open("first")
+    pid = replicas.server_pid()
+    os.kill(pid, signal.SIGSTOP)
+    started = time.monotonic()
+    for number in range(10):
+        put(store, f"a{number}", values=number)
+    elapsed_s = time.monotonic() - started
+    assert not store.redis_up
+    os.kill(pid, signal.SIGCONT)
+    wait_until(lambda: store.redis_up, what="the link up")
+    started = time.monotonic()
+    for number in range(10, 20):
+        put(store, f"a{number}", values=number)
+    assert elapsed_s < (time.monotonic() - started) + 2.0  # two calls of each put would have waited 0.2 s
+
+
+def test_redis_up_is_told_at_every_turn(replicas: Replicas) -> None:
+    told: list[bool] = []
+
+    class Told(SilentObserver):
+        def redis_up(self, is_up: bool) -> None:
+            told.append(is_up)
+
+    store = replicas.open("first", observer=Told())
+    replicas.server.close()
+    wait_until(lambda: not store.redis_up, what="the link down")
+    replicas.server.ensure_running()
+    wait_until(lambda: store.redis_up, what="the link up")
+    store.close()
+    assert told == [False, True, False, True, False]
 
 
 def test_values_stay_within_their_budget_and_what_was_evicted_is_brought_by_who_has_it(replicas: Replicas) -> None:
