@@ -177,7 +177,7 @@ def _mean_of_elected_sign(union: _Union) -> Tensor:
     merged, num_agreeing = torch.zeros_like(union.total), torch.zeros_like(union.total)
     for term, places in union.placed():
         product = term.product()
-        agrees = (product.sign() == elected[places]) & (product != 0)
+        agrees = product.sign() == elected[places]
         merged[places] += torch.where(agrees, product, 0)
         num_agreeing[places] += agrees
     return merged / num_agreeing.clamp(min=1)

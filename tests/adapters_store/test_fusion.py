@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from adapters_store.adapter import Adapter, Fingerprint
-from adapters_store.blend import FUSION_METHODS, Fusion
+from adapters_store.blend import FUSION_METHODS, Fusion, FusionMethod
 from adapters_store.errors import BlendRejected
 from adapters_store.format import unpack_positions
 from adapters_store.fusion import Overlap, SparseDelta, fuse, overlap
@@ -165,7 +165,7 @@ def test_two_overlapping_adapters_by_hand(fusion: Fusion, expected: list[float])
 
 
 @pytest.mark.parametrize("method", FUSION_METHODS)
-def test_members_of_one_index_set_get_that_very_set_back(method: str) -> None:
+def test_members_of_one_index_set_get_that_very_set_back(method: FusionMethod) -> None:
     fusion = Fusion(method=method)
     other = make_adapter({"a.weight": [1, 65_536], "c.weight": [5]}, [-3.0, 2.0, 8.0])
     assert fuse([(A, 1.0)], fusion, KERNELS[0]).index_set is A.index_set
@@ -212,9 +212,10 @@ def test_a_blend_without_a_meaning_is_rejected(fusion: Fusion, scales: tuple[flo
 
 def test_scales_that_cancel_but_for_rounding_are_rejected_too() -> None:
     third = make_adapter({"a.weight": [1]}, [1.0])
-    for method in ("mean", "ram"):
+    methods: tuple[FusionMethod, ...] = ("mean", "ram")
+    for method in methods:
         with pytest.raises(BlendRejected, match="add up to 0"):
-            fuse([(A, 0.1), (B, 0.2), (third, -0.3)], Fusion(method=method), KERNELS[0])  # type: ignore[arg-type]
+            fuse([(A, 0.1), (B, 0.2), (third, -0.3)], Fusion(method=method), KERNELS[0])
 
 
 def test_scales_that_cancel_do_not_matter_where_adapters_do_not_meet() -> None:
