@@ -28,11 +28,10 @@ class StoreResidency:
 
     def release(self, blend: Blend) -> None:
         """The bytes are let go now, or as soon as the load under way ends."""
-        load = self._loads.pop(blend.key)
-        load.add_done_callback(self._let_go)
+        self._loads.pop(blend.key).add_done_callback(self._let_go)
 
     def _load(self, blend: Blend, on_done: Callable[[Exception | None], None]) -> list[Adapter]:
-        """Every adapter of the blend, held. A blend that fails holds nothing afterwards."""
+        """The adapters, held; an empty list if one of them cannot be had."""
         held: list[Adapter] = []
         try:
             for version in blend.versions:
@@ -40,17 +39,15 @@ class StoreResidency:
         except Exception as error:
             for adapter in held:
                 self._source.release(adapter)
-            failed = error if isinstance(error, AdapterStoreError) else _unavailable(blend, error)
-            on_done(failed)
-            raise
+            on_done(error if isinstance(error, AdapterStoreError) else _unavailable(blend, error))
+            return []
         on_done(None)
         return held
 
     def _let_go(self, load: Future[list[Adapter]]) -> None:
-        if load.cancelled() or load.exception() is not None:
-            return
-        for adapter in load.result():
-            self._source.release(adapter)
+        if not load.cancelled():
+            for adapter in load.result():
+                self._source.release(adapter)
 
 
 def _unavailable(blend: Blend, error: Exception) -> AdapterUnavailable:

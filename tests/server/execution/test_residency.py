@@ -1,0 +1,85 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from queue import Queue
+from threading import Event
+
+import pytest
+
+from adapters_store.adapter import Adapter, Version
+from adapters_store.blend import Blend, BlendMember
+from adapters_store.errors import AdapterUnavailable
+from server.execution.residency import StoreResidency
+from tests.server.execution.world import Shelf, make_adapter
+
+
+@pytest.fixture
+def pool() -> Iterator[ThreadPoolExecutor]:
+    with ThreadPoolExecutor(2) as pool:
+        yield pool
+
+
+def make_blend(shelf: Shelf, *seeds: int) -> Blend:
+    versions = [shelf.add(make_adapter(seed)).version for seed in seeds]
+    return Blend(members=tuple(BlendMember(version=version, scale=1.0) for version in versions))
+
+
+def test_bytes_are_held_from_the_load_to_the_release(pool: ThreadPoolExecutor) -> None:
+    shelf, answers = Shelf(), Queue[Exception | None]()
+    residency = StoreResidency(shelf, pool)
+    blend = make_blend(shelf, 1, 2)
+    residency.request(blend, answers.put)
+    assert answers.get(timeout=10) is None
+    assert set(shelf.held.values()) == {1}
+    residency.release(blend)
+    pool.shutdown(wait=True)
+    assert set(shelf.held.values()) == {0}
+
+
+def test_a_load_that_fails_holds_nothing_and_says_why(pool: ThreadPoolExecutor) -> None:
+    shelf, answers = Shelf(), Queue[Exception | None]()
+    residency = StoreResidency(shelf, pool)
+    blend = make_blend(shelf, 1, 2)
+    del shelf.adapters[blend.versions[1]]
+    residency.request(blend, answers.put)
+    assert isinstance(answers.get(timeout=10), AdapterUnavailable)
+    residency.release(blend)
+    pool.shutdown(wait=True)
+    assert set(shelf.held.values()) == {0}
+
+
+class SlowShelf(Shelf):
+    def __init__(self) -> None:
+        super().__init__()
+        self.may_go_on = Event()
+
+    def acquire(self, version: Version) -> Adapter:
+        assert self.may_go_on.wait(10)
+        if version not in self.adapters:
+            raise OSError("the disk is gone")
+        return super().acquire(version)
+
+
+def test_a_release_during_the_load_lets_go_when_it_ends(pool: ThreadPoolExecutor) -> None:
+    shelf, answers = SlowShelf(), Queue[Exception | None]()
+    residency = StoreResidency(shelf, pool)
+    blend = make_blend(shelf, 1)
+    residency.request(blend, answers.put)
+    residency.release(blend)
+    shelf.may_go_on.set()
+    assert answers.get(timeout=10) is None
+    pool.shutdown(wait=True)
+    assert set(shelf.held.values()) == {0}
+
+
+def test_an_error_nobody_expected_becomes_unavailable(pool: ThreadPoolExecutor) -> None:
+    shelf, answers = SlowShelf(), Queue[Exception | None]()
+    shelf.may_go_on.set()
+    residency = StoreResidency(shelf, pool)
+    blend = make_blend(shelf, 1)
+    shelf.adapters.clear()
+    residency.request(blend, answers.put)
+    error = answers.get(timeout=10)
+    assert isinstance(error, AdapterUnavailable)
+    assert "disk is gone" in str(error)
