@@ -128,7 +128,11 @@ async def delete(
     return Deleted(name=name, versions=list(await free_versions(services, forgotten)))
 
 
-@router.get("/{name}/content", response_class=FileResponse)
+@router.get(
+    "/{name}/content",
+    response_class=FileResponse,
+    responses={200: {"content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}}},
+)
 async def content(
     name: Name, services: ServicesDep, key: AdminKey, until_answered: UntilAnswered, version: ChosenVersion = None
 ) -> FileResponse:

@@ -23,6 +23,11 @@ class Background:
         task.add_done_callback(self._ended)
         return task
 
+    async def idle(self) -> None:
+        """Returns when nothing is left to do; failures are not raised here."""
+        if self._tasks:
+            await asyncio.wait(self._tasks)
+
     def _ended(self, task: asyncio.Task[Any]) -> None:
         self._tasks.discard(task)
         if not task.cancelled() and task.exception() is not None:

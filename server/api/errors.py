@@ -81,6 +81,7 @@ TABLE: Mapping[type[Exception], Status] = {
     ClientDisconnect: Status(CLIENT_CLOSED_REQUEST, "aborted", "client_error"),
     core.Aborted: Status(CLIENT_CLOSED_REQUEST, "aborted", "client_error"),
     core.SwitchFailed: Status(500, "switch_failed", "server_error"),
+    core.StepFailed: Status(500, "step_failed", "server_error"),
     stored.BlobCorrupt: Status(500, "stored_bytes_corrupt", "server_error"),
     core.Draining: Status(503, "draining", "server_error", retry_after_s=5),
     core.EngineDied: Status(503, "engine_died", "server_error", retry_after_s=10),

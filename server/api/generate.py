@@ -21,7 +21,10 @@ from server.engine.messages import Event, FailEvent
 router = APIRouter(tags=["generate"])
 
 
-@router.post("/generate", response_model=Answer, dependencies=[JsonOnly])
+STREAM = {"description": "The answer, or with `stream` its events.", "content": {"text/event-stream": {}}}
+
+
+@router.post("/generate", response_model=Answer, responses={200: STREAM}, dependencies=[JsonOnly])
 async def generate(
     body: GenerateBody, request: Request, services: ServicesDep, key: Key, until_answered: UntilAnswered
 ) -> Response:

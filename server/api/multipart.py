@@ -11,6 +11,7 @@ from fastapi import Request
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 
+from adapters_store.errors import StorageFull
 from server.api.errors import UnsupportedMediaType
 from server.api.workers import Workers
 from server.core.errors import RequestRejected
@@ -37,7 +38,7 @@ async def read_form(
     """Writes each file part to ``directory/<name of the part>``; the part's own file name is ignored.
 
     Raises UnsupportedMediaType, RequestRejected (not valid multipart, unknown or repeated parts, long texts),
-    ClientDisconnect."""
+    StorageFull, ClientDisconnect."""
     content_type = request.headers.get("content-type", "")
     kind, options = parse_options_header(content_type)
     if kind != b"multipart/form-data" or not options.get(b"boundary"):
@@ -91,6 +92,12 @@ class _Parts:
         }
 
     def flush(self) -> None:
+        try:
+            self._flush()
+        except OSError as error:
+            raise StorageFull(f"the disk refused the upload: {error.strerror}") from error
+
+    def _flush(self) -> None:
         pending, self._pending, self.num_pending_bytes = self._pending, [], 0
         for path, data in pending:
             if path not in self._open:

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import Annotated
 
 from fastapi import APIRouter, Query
-from pydantic import BaseModel, Field
+from pydantic import BaseModel
 
 from adapters_store.adapter import Adapter
 from adapters_store.fusion import Overlap, overlap
@@ -27,7 +27,7 @@ class OverlapView(BaseModel):
     only_first: int
     only_second: int
     sign_conflicts: int
-    delta_cosine: float | None = Field(ge=-1, le=1)
+    delta_cosine: float | None
 
 
 @router.get("/overlap")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import wraps
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import click
 
@@ -23,11 +23,20 @@ class Remote:
         import httpx
 
         self._url = url.rstrip("/")
-        self._client = httpx.Client(
-            base_url=self._url,
-            headers={"Authorization": f"Bearer {key}"} if key else {},
-            timeout=httpx.Timeout(ANSWER_TIMEOUT_S, connect=CONNECT_TIMEOUT_S),
-        )
+        try:
+            self._client = httpx.Client(
+                base_url=self._url,
+                headers={"Authorization": f"Bearer {key}"} if key else {},
+                timeout=httpx.Timeout(ANSWER_TIMEOUT_S, connect=CONNECT_TIMEOUT_S),
+            )
+        except httpx.InvalidURL as error:
+            raise click.UsageError(f"{self._url}: {error}") from error
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._client.close()
 
     def call(self, method: str, path: str, **options: Any) -> httpx.Response:
         """``options`` as in ``httpx.Client.request``."""
@@ -35,8 +44,6 @@ class Remote:
 
         try:
             response = self._client.request(method, path, **options)
-        except httpx.InvalidURL as error:
-            raise click.UsageError(f"{self._url}: {error}") from error
         except httpx.TransportError as error:
             problem = str(error) or type(error).__name__
             raise click.ClickException(f"cannot reach {self._url}: {problem}; is the server running?") from error
@@ -54,7 +61,8 @@ def remote_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
     @wraps(command)
     def with_remote(url: str, key: str | None, **arguments: Any) -> Any:
-        return command(remote=Remote(url, key), **arguments)
+        with Remote(url, key) as remote:
+            return command(remote=remote, **arguments)
 
     with_key = click.option("--key", envvar="SHIRA_KEY", show_envvar=True, help="API key; better in the environment.")
     with_url = click.option("--url", envvar="SHIRA_URL", default=DEFAULT_URL, show_default=True, show_envvar=True)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,7 +16,8 @@ pytestmark = pytest.mark.anyio
 
 async def test_the_base_answers_with_a_receipt_when_no_adapter_is_named(tmp_path: Path) -> None:
     async with rig(tmp_path) as server:
-        for absent in ({}, {"adapter": None}, {"adapter": []}):
+        forms: tuple[dict[str, Any], ...] = ({}, {"adapter": None}, {"adapter": []})
+        for absent in forms:
             answer = (await server.generate(**absent)).json()
             assert (answer["text"], answer["finish_reason"]) == ("Hello world", "length")
             assert answer["usage"] == {"prompt_tokens": 4, "completion_tokens": 2}

@@ -1,0 +1,163 @@
+"""What only a real socket can show: clients that vanish, and bodies that are not what was announced."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from server.engine.messages import TextEvent
+from tests.adapters_store.small_adapters import small_adapter
+from tests.server.api.rig import error_of, native_file, sse_events
+from tests.server.fakes import FINGERPRINT
+from tests.server.live import Live, live
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
+    with live(tmp_path_factory.mktemp("live") / "data", max_body_bytes="64KiB") as running:
+        yield running
+
+
+@pytest.fixture(autouse=True)
+def still_serves_and_holds_nothing(server: Live) -> Iterator[None]:
+    yield
+    server.engine.script = None
+    with server.client() as client:
+        assert client.post("/generate", json={"prompt": "x"}).json()["text"] == "Hello world"
+    server.wait_until(lambda: server.store.describe()["claims"] == {})
+    scratch = server.services.config.data_dir / "scratch"
+    server.wait_until(lambda: not scratch.exists() or not any(scratch.iterdir()))
+
+
+def push(server: Live, tmp_path: Path) -> None:
+    data = native_file(tmp_path, small_adapter(base=FINGERPRINT))
+    with server.client() as client:
+        assert client.post("/adapters", data={"name": "a"}, files={"file": data}).status_code in (200, 201)
+
+
+def request_bytes(path: str, body: bytes, *headers: str) -> bytes:
+    lines = [f"POST {path} HTTP/1.1", "Host: test", *headers]
+    return "\r\n".join(lines).encode() + b"\r\n\r\n" + body
+
+
+def answer_of(connection: socket.socket) -> bytes:
+    """Everything until the server closes."""
+    pieces = []
+    while piece := connection.recv(65536):
+        pieces.append(piece)
+    return b"".join(pieces)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("texts", [0, 2])
+def test_a_client_that_goes_away_aborts_its_request(*, stream: bool, texts: int, server: Live, tmp_path: Path) -> None:
+    push(server, tmp_path)
+    server.engine.script = [*[TextEvent(text="x")] * texts, asyncio.Event()]
+    num_aborted = len(server.engine.aborted)
+    aborts = server.services.metrics.requests.labels("/generate", "aborted")
+    before = aborts._value.get()
+    body = json.dumps({"prompt": "x", "adapter": "a", "stream": stream}).encode()
+    with server.connect() as connection:
+        length = f"Content-Length: {len(body)}"
+        connection.sendall(request_bytes("/generate", body, "Content-Type: application/json", length))
+        server.wait_until(lambda: not server.engine.waits.empty())
+        server.engine.waits.get_nowait()
+    server.wait_until(lambda: len(server.engine.aborted) == num_aborted + 1)
+    server.wait_until(lambda: aborts._value.get() == before + 1)
+
+
+def test_a_stream_arrives_piece_by_piece(server: Live) -> None:
+    go_on = asyncio.Event()
+    server.engine.script = [TextEvent(text="first"), go_on, TextEvent(text="second")]
+    body = {"prompt": "x", "stream": True}
+    with server.client() as client, client.stream("POST", "/generate", json=body) as response:
+        frames = response.iter_text()
+        assert sse_events(next(frames)) == [{"text": "first"}]
+        server.loop.call_soon_threadsafe(go_on.set)
+        rest = sse_events("".join(frames))
+    assert rest[0] == {"text": "second"}
+    assert rest[-1] == "[DONE]"
+
+
+@pytest.mark.parametrize("framing", ["Content-Length: 60000", "Transfer-Encoding: chunked"])
+def test_a_client_that_vanishes_in_the_middle_of_an_upload_leaves_nothing(framing: str, server: Live) -> None:
+    part = b'--b\r\nContent-Disposition: form-data; name="file"; filename="x"\r\n\r\n' + b"x" * 5000
+    body = b"%x\r\n%b\r\n" % (len(part), part) if "chunked" in framing else part
+    uploads = server.services.metrics.uploads.labels("aborted")
+    before = uploads._value.get()
+    with server.connect() as connection:
+        headers = ("Content-Type: multipart/form-data; boundary=b", framing)
+        connection.sendall(request_bytes("/adapters", body, *headers))
+        scratch = server.services.config.data_dir / "scratch"
+        server.wait_until(lambda: scratch.exists() and any(scratch.iterdir()))
+    server.wait_until(lambda: uploads._value.get() == before + 1)
+
+
+def test_a_chunked_body_past_the_limit_is_refused_while_it_arrives(server: Live) -> None:
+    with server.connect() as connection:
+        headers = ("Content-Type: multipart/form-data; boundary=b", "Transfer-Encoding: chunked", "Connection: close")
+        part = b'--b\r\nContent-Disposition: form-data; name="file"\r\n\r\n'
+        chunk = b"4000\r\n" + b"x" * 0x4000 + b"\r\n"
+        first = b"%x\r\n%b\r\n" % (len(part), part)
+        connection.sendall(request_bytes("/adapters", first + chunk * 5, *headers))
+        answer = answer_of(connection)
+    assert answer.startswith(b"HTTP/1.1 413 ")
+    assert b"65536 bytes" in answer
+
+
+def test_a_body_larger_than_announced_is_cut_at_what_was_announced(server: Live) -> None:
+    body = b'{"prompt": "x"}'
+    with server.connect() as connection:
+        headers = ("Content-Type: application/json", f"Content-Length: {len(body)}")
+        connection.sendall(request_bytes("/generate", body + b"x" * 2000 + b"\r\n\r\n", *headers))
+        answer = answer_of(connection)
+    assert answer.startswith(b"HTTP/1.1 200 ")
+    assert b"HTTP/1.1 400 " in answer
+
+
+def test_a_body_shorter_than_announced_is_no_request(server: Live) -> None:
+    num_requests = len(server.engine.requests)
+    with server.connect() as connection:
+        headers = ("Content-Type: application/json", "Content-Length: 1000")
+        connection.sendall(request_bytes("/generate", b'{"prompt": "x"}', *headers))
+    assert len(server.engine.requests) == num_requests
+
+
+def test_two_lengths_in_one_request_are_refused(server: Live) -> None:
+    with server.connect() as connection:
+        headers = ("Content-Type: application/json", "Content-Length: 15", "Content-Length: 16", "Connection: close")
+        connection.sendall(request_bytes("/generate", b'{"prompt": "x"}', *headers))
+        assert answer_of(connection).startswith(b"HTTP/1.1 400 ")
+
+
+def test_an_announced_length_past_the_limit_is_refused_before_the_body_is_sent(server: Live) -> None:
+    with server.connect() as connection:
+        headers = ("Content-Type: multipart/form-data; boundary=b", f"Content-Length: {2**40}", "Connection: close")
+        connection.sendall(request_bytes("/adapters", b"", *headers))
+        assert answer_of(connection).startswith(b"HTTP/1.1 413 ")
+
+
+def test_many_uploads_and_deletes_at_once_leave_a_server_that_serves(server: Live, tmp_path: Path) -> None:
+    files = [native_file(tmp_path, small_adapter(values=values, base=FINGERPRINT)) for values in range(4)]
+
+    async def storm() -> list[httpx.Response]:
+        async with httpx.AsyncClient(base_url=server.url, timeout=30) as client:
+            calls = []
+            for turn in range(12):
+                name = f"s{turn % 3}"
+                files_of_turn = {"file": files[turn % 4]}
+                calls.append(client.post("/adapters", data={"name": name}, files=files_of_turn))
+                calls.append(client.post("/generate", json={"prompt": "x", "adapter": name}))
+                calls.append(client.delete(f"/adapters/{name}"))
+            return await asyncio.gather(*calls)
+
+    for response in asyncio.run(storm()):
+        assert response.status_code in (200, 201, 404)
+        if response.status_code == 404:
+            assert error_of(response, 404)["code"] == "adapter_not_found"

@@ -1,0 +1,77 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from server import __version__
+from server.cli.root import run, shira
+from server.core.config import ENV_ONLY, ServerConfig, env_name, flag_name
+from tests.adapters_store.small_adapters import small_adapter
+from tests.server.api.rig import native_file
+
+
+@pytest.mark.parametrize("command", [[], *([name] for name in sorted(shira.commands)), ["adapters", "push"]])
+def test_every_command_explains_itself(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert run([*command, "--help"]) == 0
+    assert capsys.readouterr().out.startswith("Usage: shira")
+
+
+def test_every_setting_but_the_secrets_is_a_flag_of_serve(capsys: pytest.CaptureFixture[str]) -> None:
+    run(["serve", "--help"])
+    words = capsys.readouterr().out.replace("]", " ").split()
+    for key in ServerConfig.model_fields.keys() - ENV_ONLY:
+        assert any(word.startswith(flag_name(key)) for word in words)
+        assert env_name(key) in words
+
+
+@pytest.mark.parametrize(
+    "arguments", [["nonsense"], ["serve", "--nonsense"], ["adapters", "push"], ["serve", "--port", "x"]]
+)
+def test_wrong_usage_is_exit_code_2(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(arguments) == 2
+    assert capsys.readouterr().err
+
+
+def test_a_wrong_setting_is_one_line_naming_key_value_and_source(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("SHIRA_MAX_QUEUE", "lots")
+    assert run(["serve"]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("Error: environment variable SHIRA_MAX_QUEUE: max_queue = 'lots': ")
+    assert error.count("\n") == 1
+
+
+def test_the_command_runs_as_a_module() -> None:
+    done = subprocess.run([sys.executable, "-m", "server", "--version"], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == f"shira, version {__version__}"
+
+
+def test_inspect_describes_a_file_and_refuses_a_broken_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    adapter = small_adapter()
+    data = native_file(tmp_path, adapter)
+    path = tmp_path / "a.safetensors"
+    path.write_bytes(data)
+    assert run(["inspect", str(path), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["version"] == adapter.version
+    assert run(["inspect", str(path)]) == 0
+    assert adapter.version in capsys.readouterr().out
+    path.write_bytes(data[:-1])
+    assert run(["inspect", str(path)]) == 1
+    assert capsys.readouterr().err.startswith("Error: ")
+
+
+def test_train_refuses_wrong_options_before_anything_is_loaded(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = tmp_path / "text.txt"
+    text.write_text("words")
+    arguments = ["train", str(text), "-o", str(tmp_path / "out.safetensors"), "--model", str(tmp_path)]
+    for wrong in (["--sparsity", "2"], ["--held-out", "x"], ["--precision", "int4"], ["--max-steps", "0"]):
+        assert run([*arguments, *wrong]) == 2
+        assert wrong[0] in capsys.readouterr().err
+    assert run(["train", str(tmp_path / "none"), "-o", "x"]) == 2
