@@ -6,6 +6,7 @@ import logging
 from collections import Counter
 from collections.abc import Iterable
 from threading import Condition
+from time import monotonic
 
 from torch import Tensor
 
@@ -20,7 +21,7 @@ from adapters_store.tiers.redis_link import RedisDown, RedisLink
 from adapters_store.tiers.single_flight import SingleFlight
 
 log = logging.getLogger(__name__)
-WANT_TIMEOUT_S = 2.0
+WANT_TIMEOUT_S = 5.0
 
 
 class BlobExchange:
@@ -43,8 +44,8 @@ class BlobExchange:
         self._observer = observer
         self._flights: SingleFlight[Version, Adapter | None] = SingleFlight()
         self._heard = Condition()
-        self._waiting: Counter[Version] = Counter()
-        self._heard_of: set[Version] = set()
+        self._num_waiting: Counter[Version] = Counter()  # calls that wait for an answer
+        self._num_heard: Counter[Version] = Counter()  # answers since the first of them asked
         self._is_closed = False
 
     def close(self) -> None:
@@ -93,9 +94,10 @@ class BlobExchange:
         """The adapter from Redis, written to this disk on the way if that has room. None if it cannot be had now.
 
         Concurrent calls share one transfer. What Redis lacks, another replica gets WANT_TIMEOUT_S to bring."""
+        deadline = monotonic() + WANT_TIMEOUT_S
         adapter = self._fetch_once(version)
-        if adapter is None and self.is_shared and self._ask_and_wait(version):
-            adapter = self._fetch_once(version)
+        while adapter is None and self.is_shared and self._ask_and_wait(version, deadline):
+            adapter = self._fetch_once(version)  # None again if Redis had to evict it at once
         if adapter is None:
             self._observer.miss("redis")
         else:
@@ -114,26 +116,29 @@ class BlobExchange:
     def heard_of(self, version: Version) -> None:
         """Another replica has just put these bytes into Redis."""
         with self._heard:
-            if self._waiting[version]:
-                self._heard_of.add(version)
+            if self._num_waiting[version]:
+                self._num_heard[version] += 1
                 self._heard.notify_all()
 
-    def _ask_and_wait(self, version: Version) -> bool:
-        """True once another replica has answered, False if none does in time."""
+    def _ask_and_wait(self, version: Version, deadline: float) -> bool:
+        """True once another replica has answered, False if none does before the deadline."""
         with self._heard:
-            self._waiting[version] += 1
+            self._num_waiting[version] += 1
+            num_heard = self._num_heard[version]
         try:
             num_listeners = self._ask(version)
+            if num_listeners < 2:  # nobody but ourselves
+                return False
             with self._heard:
-                if num_listeners > 1:  # more than ourselves
-                    self._heard.wait_for(lambda: self._is_closed or version in self._heard_of, WANT_TIMEOUT_S)
-                return version in self._heard_of
+                remaining_s = max(0.0, deadline - monotonic())
+                self._heard.wait_for(lambda: self._is_closed or self._num_heard[version] > num_heard, remaining_s)
+                return self._num_heard[version] > num_heard and not self._is_closed
         finally:
             with self._heard:
-                self._waiting[version] -= 1
-                if not self._waiting[version]:
-                    del self._waiting[version]
-                    self._heard_of.discard(version)
+                self._num_waiting[version] -= 1
+                if not self._num_waiting[version]:
+                    del self._num_waiting[version]
+                    self._num_heard.pop(version, None)
 
     def _ask(self, version: Version) -> int:
         """How many replicas heard the question, this one included."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import secrets
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,23 +11,17 @@ from adapters_store.adapter import Adapter, Fingerprint, Version
 from adapters_store.alias import AliasKey, AliasRecord, Writer, check_name, history_entry
 from adapters_store.catalog import Catalog
 from adapters_store.claims import Claims
-from adapters_store.errors import (
-    AdapterInUse,
-    AdapterStoreError,
-    AdapterUnavailable,
-    BlobCorrupt,
-)
+from adapters_store.errors import AdapterStoreError
 from adapters_store.format import ParsedUpload
 from adapters_store.names import Names
 from adapters_store.open_peers import open_peers
+from adapters_store.removal import Removal
 from adapters_store.store_config import StoreConfig
+from adapters_store.supply import Supply
 from adapters_store.tiers.data_dir import DataDir
 from adapters_store.tiers.disk import DiskTier
 from adapters_store.tiers.host import HostTier
 from adapters_store.tiers.observer import SilentObserver, TierObserver
-from adapters_store.tiers.single_flight import SingleFlight
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,19 +41,13 @@ class AdapterStore:
     def __init__(
         self, config: StoreConfig, base: Fingerprint | None = None, observer: TierObserver | None = None
     ) -> None:
-        """Takes the data directory; raises DataDirLocked."""
-        self._observer = observer or SilentObserver()
+        """Takes the data directory. Raises DataDirLocked, EmbeddedRedisUnavailable."""
+        observer = observer or SilentObserver()
         self._data_dir = DataDir(config.data_dir)
         writer = Writer(secrets.token_hex(8))
-        self._catalog = Catalog(self._data_dir.catalog, tmp_dir=self._data_dir.tmp)
-        self._disk = DiskTier(self._data_dir)
-        self._host = HostTier(config.host_budget_bytes, self._observer)
-        self._claims = Claims()
-        self._flights: SingleFlight[Version, Adapter] = SingleFlight()
-        self._on_change: list[Callable[[AliasRecord], None]] = []
-        self._doomed: set[Version] = set()  # forgotten by another replica, still held here
-        self._is_collected = False
         try:
+            self._catalog = Catalog(self._data_dir.catalog, tmp_dir=self._data_dir.tmp)
+            self._disk = DiskTier(self._data_dir)
             self._peers = open_peers(
                 config.redis,
                 base=base,
@@ -68,20 +55,25 @@ class AdapterStore:
                 data_dir=self._data_dir,
                 catalog=self._catalog,
                 disk=self._disk,
-                observer=self._observer,
+                observer=observer,
             )
         except BaseException:
             self._data_dir.close()
             raise
+        self._host = HostTier(config.host_budget_bytes, observer)
+        self._claims = Claims()
+        self._on_change: list[Callable[[AliasRecord], None]] = []
         self._names = Names(self._catalog, self._peers, writer)
+        self._supply = Supply(self._host, self._disk, self._peers, self._claims, observer)
+        self._removal = Removal(self._catalog, self._host, self._disk, self._peers, self._claims)
 
     def start(self) -> None:
         """Returns when the names are reconciled with the other replicas, or Redis turned out not to be there."""
         self._host.set_pinned(self._catalog.pinned_versions())
         if not self._peers.is_shared:
-            self._collect_garbage()
+            self._removal.collect_once()
         self._peers.start(self)
-        self._tell_disk()
+        self._supply.tell_disk()
 
     def close(self) -> None:
         """Stops the Redis side and gives the data directory back. Adapters still held stay usable."""
@@ -118,10 +110,10 @@ class AdapterStore:
                 self._peers.offer(parsed.adapter)
                 before, record = self._names.commit(key, change)
         except AdapterStoreError:
-            self._try_destroy(version)
+            self._removal.destroy_unheld([version])
             raise
         self._host.set_pinned(self._catalog.pinned_versions())
-        self._tell_disk()
+        self._supply.tell_disk()
         return PutResult(record=record, created=before is None or version not in before.versions)
 
     def get_record(self, tenant: str, name: str) -> AliasRecord:
@@ -191,55 +183,32 @@ class AdapterStore:
     def acquire(self, version: Version) -> Adapter:
         """The adapter in host memory, kept there until ``release``. Concurrent calls share one load.
 
-        Raises AdapterUnavailable (the bytes cannot be had now), BudgetExceeded."""
-        self._claims.add(version)
-        try:
-            adapter = self._host.acquire(version)
-            if adapter is not None:
-                self._observer.hit("host")
-                return adapter
-            self._observer.miss("host")
-            while adapter is None:
-                loaded, led = self._flights.run(version, lambda: self._host.insert(self._load(version)))
-                adapter = loaded if led else self._host.acquire(version)  # the leader's hold is its own
-        except BaseException:
-            self._claims.end(version)
-            raise
-        return adapter
+        Raises AdapterUnavailable (the bytes cannot be had now), BlobCorrupt (the disk's are damaged, and there are no
+        others), BudgetExceeded."""
+        return self._supply.acquire(version)
 
     def release(self, adapter: Adapter) -> None:
         """Ends the hold of one ``acquire``."""
-        self._host.release(adapter)
-        self._claims.end(adapter.version)
+        self._supply.release(adapter)
 
     def is_resident(self, version: Version) -> bool:
         """True if ``acquire`` would find it in host memory. Never blocks on a load."""
         return self._host.is_resident(version)
 
     def export(self, version: Version) -> Adapter:
-        """The adapter over its mapped files, without a place in host memory. Raises AdapterUnavailable."""
-        with self._claims.claim(version):
-            return self._load(version)
+        """The adapter over its mapped files, without a place in host memory.
+
+        Raises AdapterUnavailable, BlobCorrupt."""
+        return self._supply.load(version)
 
     def destroy(self, version: Version, *, timeout_s: float) -> bool:
         """Waits until nobody holds the version, then frees it on every tier; host memory is free on return.
 
         False, having freed nothing, if some alias refers to it (again). Raises AdapterInUse after ``timeout_s``: it
         leaves host memory when its last holder lets go, and the disk soon after, at the latest at the next start."""
-        try:
-            with self._claims.remove(version, timeout_s=timeout_s):
-                if version in self._catalog.referenced_versions():
-                    return False
-                self._host.drop(version)
-                manifest = self._disk.remove(version)
-                if manifest is not None:
-                    self._peers.forget(manifest)
-        except AdapterInUse:
-            self._host.drop(version)
-            self._doomed.add(version)
-            raise
-        self._tell_disk()
-        return True
+        is_destroyed = self._removal.destroy(version, timeout_s=timeout_s)
+        self._supply.tell_disk()
+        return is_destroyed
 
     def describe(self) -> dict[str, Any]:
         """What is resident where, as plain JSON values."""
@@ -257,70 +226,14 @@ class AdapterStore:
         for on_change in self._on_change:
             on_change(record)
         if before is not None:
-            self._doomed |= before.versions - self._catalog.referenced_versions()
-        self._destroy_doomed()
+            self._removal.destroy_unheld(before.versions - self._catalog.referenced_versions())
+        self._supply.tell_disk()
 
     def reconciled(self) -> None:
-        self._collect_garbage()
+        self._removal.collect_once()
 
     def idle(self) -> None:
-        self._destroy_doomed()
-
-    # Below: how.
-
-    def _destroy_doomed(self) -> None:
-        for version in list(self._doomed):
-            if self._try_destroy(version):
-                self._doomed.discard(version)
-
-    def _try_destroy(self, version: Version) -> bool:
-        """False if it is held just now."""
-        try:
-            self.destroy(version, timeout_s=0)
-        except AdapterInUse:
-            return False
-        return True
-
-    def _load(self, version: Version) -> Adapter:
-        """From the disk, or by way of Redis if this disk lacks it or holds it damaged."""
-        damage: BlobCorrupt | None = None
-        try:
-            adapter = self._load_from_disk(version)
-        except BlobCorrupt as error:
-            adapter, damage = None, error
-            log.error("%s", error)
-        if adapter is not None:
-            self._observer.hit("disk")
-            return adapter
-        self._observer.miss("disk")
-        adapter = self._peers.fetch(version)
-        if adapter is not None:
-            self._tell_disk()
-            return adapter
-        if damage is not None:
-            raise damage
-        raise AdapterUnavailable(version, reason="its bytes are on no disk or Redis that can be reached")
-
-    def _load_from_disk(self, version: Version) -> Adapter | None:
-        manifest = self._disk.manifest(version)
-        if manifest is None:
-            return None
-        index_set = self._host.index_set(manifest.index_set) or self._disk.load_index_set(manifest.index_set)
-        values = self._disk.load_values(manifest.values)
-        return None if index_set is None or values is None else manifest.assemble(index_set, values)
-
-    def _collect_garbage(self) -> None:
-        """Removes what no alias refers to: uploads that were cut off before their alias moved, deletes that were cut
-        off after. Keeps everything if some record could not be read."""
-        if self._is_collected or not self._catalog.is_complete:
-            return
-        self._is_collected = True
-        num_files = self._disk.collect(lambda: self._catalog.referenced_versions() | self._claims.claimed().keys())
-        if num_files:
-            log.info("removed %d files of adapters that no alias refers to", num_files)
-
-    def _tell_disk(self) -> None:
-        self._observer.held("disk", **self._disk.describe())
+        self._removal.retry()
 
 
 def _key(tenant: str, name: str) -> AliasKey:

@@ -226,6 +226,17 @@ def test_the_store_works_through_any_trouble_of_redis_and_the_link_heals(replica
         second.release(held)
 
 
+def test_an_emptied_redis_is_filled_again_without_any_change(replicas: Replicas) -> None:
+    first, second = replicas.open("first"), replicas.open("second")
+    put(first)
+    wait_for_copy(second)
+    replicas.redis.flushall()
+    wait_until(lambda: len(replicas.keys("blob:*:*:0")) == 3, what="manifest, index set and values offered anew")
+    wait_until(lambda: bool(replicas.redis.hexists(f"{PREFIX}aliases", "default/pirate")), what="the name offered anew")
+    holders = f"{PREFIX}values:holders:{small_adapter().values_digest.removeprefix('sha256:')}"
+    wait_until(lambda: replicas.redis.scard(holders) == 2, what="both disks noted")
+
+
 def test_a_redis_that_does_not_answer_costs_one_timeout_and_no_more(replicas: Replicas) -> None:
     store = replicas.open("first")
     pid = replicas.server_pid()
@@ -289,7 +300,7 @@ def test_an_upload_that_no_other_disk_has_is_not_evicted_for_a_later_one(replica
     second = replicas.open("second")
     for number in (0, 1):
         assert same_adapter(second.export(small_adapter(values=number).version), small_adapter(values=number))
-    assert replicas.redis.scard(f"{PREFIX}values:pinned") == 0
+    wait_until(lambda: replicas.redis.scard(f"{PREFIX}values:pinned") == 0, what="nothing pinned")
     with pytest.raises(AdapterUnavailable, match="on no disk or Redis that can be reached"):
         second.acquire(small_adapter(values=2).version)
 
