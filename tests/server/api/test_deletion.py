@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from adapters_store.adapter import Version
 from tests.server.api.rig import Rig, error_of, rig
 
 pytestmark = pytest.mark.anyio
@@ -54,11 +55,30 @@ async def test_a_delete_waits_for_the_requests_that_use_the_version(tmp_path: Pa
         deleting = asyncio.create_task(server.client.delete("/adapters/a"))
         done, _ = await asyncio.wait([deleting], timeout=0.1)
         assert not done
+        assert len(server.engine.forgotten) == 1  # before the wait: nothing new starts from what is staged
         error_of(await server.generate(adapter="a"), 404)
         go_on.set()
         assert (await running).json()["receipt"]["adapters"][0]["name"] == "a"
         assert (await deleting).status_code == 200
         assert num_stored(server) == 0
+
+
+async def test_an_adapter_deleted_between_its_look_up_and_its_hold_is_not_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with rig(tmp_path) as server:
+        await server.push("a")
+        hold = server.store.hold
+
+        def hold_too_late(version: Version) -> None:
+            for forgotten in server.store.delete("default", "a"):
+                server.store.destroy(forgotten, timeout_s=1)
+            hold(version)
+
+        monkeypatch.setattr(server.store, "hold", hold_too_late)
+        error_of(await server.generate(adapter="a"), 404)
+        assert server.engine.requests == []
+        assert server.store.describe()["claims"] == {}
 
 
 async def test_a_delete_that_waited_too_long_says_so_and_still_frees_the_memory_in_the_end(tmp_path: Path) -> None:
