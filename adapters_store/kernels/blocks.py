@@ -53,17 +53,20 @@ def offsets_fault(table: WeightTable, offsets: Tensor, num_entries: int) -> Inde
         return _offsets(at, f"at least {int(host[at - 1])}", str(int(host[at])))
     if host[-1] != num_entries:
         return _offsets(num_blocks, f"{num_entries} at the end", str(int(host[-1])))
-    for entry in table:
-        got_count = int(host[entry.end_block] - host[entry.first_block])
-        if got_count != entry.count:
-            return IndexFault(
-                check="count",
-                weight=entry.name,
-                position=entry.first_block,
-                expected=f"{entry.count} entries",
-                got=str(got_count),
-            )
-    return None
+    bounds = torch.tensor([(entry.first_block, entry.end_block, entry.count) for entry in table], dtype=torch.int64)
+    first, end, count = bounds.reshape(-1, 3).unbind(1)
+    got_count = host[end] - host[first]
+    wrong = torch.nonzero(got_count != count)
+    if not wrong.numel():
+        return None
+    entry = table[int(wrong[0])]
+    return IndexFault(
+        check="count",
+        weight=entry.name,
+        position=entry.first_block,
+        expected=f"{entry.count} entries",
+        got=str(int(got_count[wrong[0]])),
+    )
 
 
 def entry_fault(table: WeightTable, offsets: Tensor, indices: Tensor, position: int) -> IndexFault:

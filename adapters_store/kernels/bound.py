@@ -7,12 +7,13 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate, pairwise
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from adapters_store.adapter import BLOCK_ELEMENTS, DTYPE_NAMES, IndexSet, WeightEntry
 from adapters_store.errors import BaseMismatch
-from adapters_store.kernels.blocks import block_limits, offsets_fault, weight_of_blocks
+from adapters_store.kernels.blocks import offsets_fault
 
 WORD_DTYPES = {2: torch.int16, 4: torch.int32}  # the integer views that words travel in
 DTYPE_CODES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}  # as in csrc/ops.h
@@ -93,34 +94,32 @@ class Bound:
     @cached_property
     def visits(self) -> Tensor:
         """int64 (blocks with entries, VISIT_COLUMNS) on the CPU, ascending by address: what the fast kernels walk."""
-        table = self.index_set.table[: self.num_weights]
-        offsets = self.index_set.offsets.cpu()
-        owner = weight_of_blocks(table)  # (num_blocks,)
-        first = offsets[: owner.numel()]
-        count = offsets[1 : owner.numel() + 1] - first
-        columns = torch.tensor(
+        rows = np.array(
             [
-                (w.data_ptr(), w.element_size(), w.numel(), e.first_block, start, entry_start, DTYPE_CODES[w.dtype])
-                for w, e, start, entry_start in zip(
-                    self.weights, table, self.words_starts, self.index_set.entry_starts, strict=False
+                (w.data_ptr(), w.element_size(), w.numel(), e.num_blocks, e.first_block, start, first_entry, code)
+                for w, e, start, first_entry, code in zip(
+                    self.weights,
+                    self.index_set.table,
+                    self.words_starts,
+                    self.index_set.entry_starts,
+                    (DTYPE_CODES[weight.dtype] for weight in self.weights),
+                    strict=False,  # a head has fewer weights
                 )
             ],
-            dtype=torch.int64,
-        ).reshape(-1, 7)
-        address, size, numel, first_block, words_start, entry_start, dtype = columns[owner].unbind(1)
-        local = torch.arange(owner.numel()) - first_block
-        visits = torch.stack(
-            [
-                address + local * BLOCK_ELEMENTS * size,
-                (numel - local * BLOCK_ELEMENTS).clamp(max=BLOCK_ELEMENTS) * size,
-                first,
-                count,
-                words_start + (first - entry_start) * size,
-                dtype,
-            ],
-            dim=1,
-        )[count > 0]
-        return visits[torch.argsort(visits[:, 0])].contiguous()
+            dtype=np.int64,
+        ).reshape(-1, 8)
+        rows = rows[np.argsort(rows[:, 0])]
+        num_blocks = rows[:, 3]
+        address, size, numel, _, first_block, words_start, first_entry, code = rows.repeat(num_blocks, axis=0).T
+        local = np.arange(len(address)) - (num_blocks.cumsum() - num_blocks).repeat(num_blocks)
+        offsets = self.index_set.offsets.cpu().numpy()
+        entry = offsets[first_block + local]
+        count = offsets[first_block + local + 1] - entry
+        start = local * BLOCK_ELEMENTS
+        num_bytes = np.minimum(numel - start, BLOCK_ELEMENTS) * size
+        words_offset = words_start + (entry - first_entry) * size
+        visits = np.column_stack((address + start * size, num_bytes, entry, count, words_offset, code))
+        return torch.from_numpy(visits[count > 0])
 
 
 def bind(index_set: IndexSet, weights: Sequence[Tensor]) -> Bound:
@@ -185,12 +184,26 @@ def _check_index_tensors(index_set: IndexSet) -> None:
     fault = offsets_fault(index_set.table, offsets, indices.numel())
     if fault is not None:
         raise ValueError(f"{fault.check}: expected {fault.expected}, got {fault.got}")
-    offsets = offsets.cpu()
-    limits = block_limits(index_set.table)
-    for block in torch.nonzero(limits < BLOCK_ELEMENTS).flatten().tolist():  # a full block cannot be left by 16 bits
-        entries = indices[int(offsets[block]) : int(offsets[block + 1])].view(torch.int16).to(torch.int32) & 0xFFFF
-        if entries.numel() and int(entries.max()) >= int(limits[block]):
-            raise ValueError(f"indices: expected below {int(limits[block])} in block {block}, got {int(entries.max())}")
+    _check_last_blocks(index_set)
+
+
+def _check_last_blocks(index_set: IndexSet) -> None:
+    """Only a weight's last block can be shorter than what 16 bits reach, so only there can an index lead outside."""
+    offsets = index_set.offsets.cpu()
+    short = [entry for entry in index_set.table if entry.numel % BLOCK_ELEMENTS]
+    ends = torch.tensor([entry.end_block for entry in short], dtype=torch.int64)
+    ranges = torch.stack([offsets[ends - 1], offsets[ends]], dim=1).tolist()
+    filled = [(entry, start, end) for entry, (start, end) in zip(short, ranges, strict=True) if end > start]
+    if not filled:
+        return
+    words = index_set.indices.view(torch.int16)
+    local = torch.cat([words[start:end] for _, start, end in filled]).cpu().numpy().view(np.uint16)
+    starts = np.cumsum([0, *(end - start for _, start, end in filled[:-1])])
+    for (entry, _, _), highest in zip(filled, np.maximum.reduceat(local, starts).tolist(), strict=True):
+        limit = entry.numel % BLOCK_ELEMENTS
+        if highest >= limit:
+            where = f"the last block of {entry.name}"
+            raise ValueError(f"indices: expected below {limit} in {where}, got {highest}")
 
 
 def _check_disjoint(index_set: IndexSet, weights: Sequence[Tensor]) -> None:
