@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
+
 import click
 
 
@@ -17,3 +20,20 @@ def switch(arguments: tuple[str, ...]) -> int:
     from adapters_store.tools import bench_switch
 
     return bench_switch.main(arguments)
+
+
+@bench.command()
+@click.argument("adapter", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option("--batch", type=click.IntRange(1), default=8, show_default=True, help="Rows decoded together.")
+@click.option("--tokens", "num_tokens", type=click.IntRange(1), default=32, show_default=True, help="Tokens a row.")
+@click.option("--rounds", "num_rounds", type=click.IntRange(1), default=11, show_default=True)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def decode(adapter: Path, batch: int, num_tokens: int, num_rounds: int, as_json: bool) -> None:
+    """Time decoding with ADAPTER fused against the base, interleaved."""
+    from server.bench_decode import run
+    from server.core.config import load_config
+    from server.runners.loading import load_llm, resolve_model
+
+    config = load_config({}, os.environ)
+    loaded = load_llm(resolve_model(config.model, config.models_path), dtype=config.dtype, device=config.device)
+    run(loaded, adapter, batch=batch, num_tokens=num_tokens, num_rounds=num_rounds, as_json=as_json)

@@ -1,0 +1,109 @@
+"""``shira bench decode``: what a fused adapter costs per token, against the base, interleaved in one process."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from time import perf_counter
+
+from adapters_store.adapter import Adapter, Version
+from adapters_store.blend import BASE, Blend, BlendMember
+from adapters_store.format import read_adapter
+from adapters_store.kernels import get_kernels
+from server.core.metrics import Metrics
+from server.core.requests import RequestId, Sampling
+from server.core.steps import NewSequence
+from server.execution.fused import FusedExecution
+from server.runners.llm import LlmRunner
+from server.runners.loading import LoadedModel
+from server.runners.text import TextCodec
+
+PROMPT = "In the beginning of the year"
+BUDGET_BYTES = 1024**3
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DecodeReport:
+    """Medians over rounds; ``ratio`` is the median of each round's fused / base."""
+
+    base_tokens_per_s: float
+    fused_tokens_per_s: float
+    ratio: float
+    batch: int
+    num_tokens: int
+    num_rounds: int
+
+
+class OneAdapter:
+    """The source of a single adapter that is in memory."""
+
+    def __init__(self, adapter: Adapter) -> None:
+        self._adapter = adapter
+
+    def acquire(self, version: Version) -> Adapter:  # there is one version
+        return self._adapter
+
+    def release(self, adapter: Adapter) -> None:
+        pass
+
+
+def run(
+    loaded: LoadedModel, adapter_file: Path, *, batch: int, num_tokens: int, num_rounds: int, as_json: bool
+) -> DecodeReport:
+    """Each round decodes ``num_tokens`` per row with the base and with the adapter, in alternating order."""
+    adapter = read_adapter(adapter_file, base=loaded.weights.description).adapter
+    execution = FusedExecution(
+        loaded.weights,
+        get_kernels(loaded.weights.device),
+        OneAdapter(adapter),
+        device_budget_bytes=BUDGET_BYTES,
+        metrics=Metrics(),
+    )
+    codec = TextCodec(loaded.tokenizer)
+    runner = LlmRunner(loaded, codec, kv_budget_bytes=BUDGET_BYTES)
+    prompt = codec.encode(PROMPT)
+    fused = Blend(members=(BlendMember(version=adapter.version, scale=1.0),))
+    seconds: dict[str, list[float]] = {BASE.key: [], fused.key: []}
+    for number in range(-1, num_rounds):  # the first round warms up
+        for blend in (BASE, fused) if number % 2 else (fused, BASE):
+            execution.activate(blend)
+            elapsed_s = _decode(runner, blend, prompt, batch=batch, num_tokens=num_tokens)
+            if number >= 0:
+                seconds[blend.key].append(elapsed_s)
+    execution.restore()
+    report = DecodeReport(
+        base_tokens_per_s=batch * num_tokens / statistics.median(seconds[BASE.key]),
+        fused_tokens_per_s=batch * num_tokens / statistics.median(seconds[fused.key]),
+        ratio=statistics.median(b / f for b, f in zip(seconds[BASE.key], seconds[fused.key], strict=True)),
+        batch=batch,
+        num_tokens=num_tokens,
+        num_rounds=num_rounds,
+    )
+    print(json.dumps(asdict(report)) if as_json else _render(report))
+    return report
+
+
+def _decode(runner: LlmRunner, blend: Blend, prompt: tuple[int, ...], *, batch: int, num_tokens: int) -> float:
+    """Seconds of the decode steps alone."""
+    ids = [RequestId(f"row-{row}") for row in range(batch)]
+    runner.prefill(
+        blend.key,
+        [NewSequence(id=row, prompt_tokens=prompt, sampling=Sampling(), max_new_tokens=num_tokens + 1) for row in ids],
+    )
+    started = perf_counter()
+    for _ in range(num_tokens):
+        runner.decode(blend.key, ids)
+    elapsed_s = perf_counter() - started
+    runner.drop(ids)
+    return elapsed_s
+
+
+def _render(report: DecodeReport) -> str:
+    return (
+        f"decode, batch {report.batch}, {report.num_tokens} tokens a row, {report.num_rounds} interleaved rounds\n"
+        f"  base            {report.base_tokens_per_s:8.1f} tokens/s\n"
+        f"  adapter fused   {report.fused_tokens_per_s:8.1f} tokens/s\n"
+        f"  ratio           {report.ratio:8.3f}"
+    )
