@@ -26,4 +26,4 @@ def test_a_death_at_any_step_loses_nothing_acknowledged_and_leaves_nothing_half_
 
 @pytest.mark.slow
 def test_a_kill_at_any_moment_loses_nothing_acknowledged_and_leaves_nothing_half_written(tmp_path: Path) -> None:
-    assert "uploads" in run_script("crash_rounds", str(tmp_path), "20", "7")
+    assert "uploads" in run_script("crash_rounds", str(tmp_path), "12", "7")
