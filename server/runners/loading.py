@@ -75,7 +75,7 @@ def load_llm(
         raise ModelNotLoadable(f"{path}: {error}") from error
     model = _load_model(path, dtype, _pick_device(device))
     model.requires_grad_(False).eval()
-    _make_contiguous_(model)
+    _own_memory_(model)
     stored = {weight: entry.shape for weight, entry in description.weights.items()}
     parameters = dict(model.named_parameters(remove_duplicate=False))
     unnamed = sorted(
@@ -138,10 +138,11 @@ def _pick_device(device: DeviceChoice) -> torch.device:
     return torch.device("cuda" if device != "cpu" and torch.cuda.is_available() else "cpu")
 
 
-def _make_contiguous_(model: nn.Module) -> None:
+def _own_memory_(model: nn.Module) -> None:
+    """Every weight contiguous in memory of this process's own: the loader maps the checkpoint, whose pages would be
+    copied one by one at the first switch, and would change if somebody wrote to the file."""
     for parameter in model.parameters():
-        if not parameter.is_contiguous():
-            parameter.data = parameter.data.contiguous()
+        parameter.data = parameter.data.clone(memory_format=torch.contiguous_format)
 
 
 def _fingerprint_cache(path: Path, directory: Path | None) -> Path | None:
