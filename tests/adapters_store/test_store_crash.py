@@ -20,6 +20,7 @@ def run_script(module: str, *arguments: str) -> str:
     return done.stdout
 
 
+@pytest.mark.slow
 def test_a_death_at_any_step_loses_nothing_acknowledged_and_leaves_nothing_half_written(tmp_path: Path) -> None:
     assert "survived" in run_script("crash_at_every_step", str(tmp_path))
 
