@@ -54,7 +54,7 @@ def fused_here(loaded: LoadedModel, adapter: Path) -> FusedExecution:
     shelf = Shelf()
     shelf.add(parsed.adapter)
     execution = FusedExecution(
-        loaded.weights, get_kernels("cpu"), shelf, device_budget_bytes=1 << 24, metrics=Metrics()
+        loaded.weights, get_kernels("cpu"), shelf, device_budget_bytes=1 << 28, metrics=Metrics()
     )
     execution.activate(Blend(members=(BlendMember(version=parsed.adapter.version, scale=1.0),)))
     return execution
