@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 
 from adapters_store.kernels import Kernels, new_words
-from adapters_store.kernels.native import plan
 from adapters_store.tools.bench_stack import Case
 from adapters_store.tools.bench_timing import Cycle, Step
 
@@ -58,6 +57,7 @@ def our_cycles(case: Case, kernels: Kernels) -> list[Cycle]:
 def floor_cycle(case: Case) -> Cycle:
     """One word of every touched line read and written, the index and word bytes read, the displaced bytes written."""
     from adapters_store.kernels import _native
+    from adapters_store.kernels.native import plan
 
     a, lines = case.bound_a, case.bound_lines
     words, displaced = new_words(a).zero_(), new_words(a).zero_()

@@ -13,7 +13,6 @@ from adapters_store.tools.bench_load import FIRST_LOAD, NEXT_LOAD, time_loads
 from adapters_store.tools.bench_stack import CACHE_LINE_BYTES, Case, first_of_lines, random_positions, square_weights
 from adapters_store.tools.bench_switch import main
 
-
 needs_native = pytest.mark.skipif(get_kernels().name == "reference", reason="the C extension is not built")
 
 
