@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -28,6 +29,12 @@ def wait_until(is_true: Callable[[], bool], *, what: str, deadline_s: float = 10
     while not is_true():
         assert time.monotonic() < end, f"not within {deadline_s} s: {what}"
         time.sleep(0.002)
+
+
+def is_listening(path: Path) -> bool:
+    """A killed server listens until the last of its threads is gone, which is after it looks dead."""
+    with socket.socket(socket.AF_UNIX) as probe:
+        return probe.connect_ex(str(path)) == 0
 
 
 class Replicas:
@@ -75,6 +82,10 @@ class Replicas:
 
     def server_pid(self) -> int:
         return int(self.redis.info("server")["process_id"])
+
+    def restart_killed_server(self) -> None:
+        wait_until(lambda: not is_listening(self.server.socket_path), what="the server's end")
+        self.server.ensure_running()
 
     def keys(self, pattern: str) -> list[bytes]:
         return list(self.redis.scan_iter(f"{PREFIX}{pattern}"))

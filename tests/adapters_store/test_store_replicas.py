@@ -213,7 +213,7 @@ def test_the_store_works_through_any_trouble_of_redis_and_the_link_heals(replica
         case "stopped":
             os.kill(pid, signal.SIGCONT)
         case "killed":
-            replicas.server.ensure_running()
+            replicas.restart_killed_server()
         case "full":
             replicas.redis.config_set("maxmemory", "64mb")
     wait_until(lambda: store.redis_up, what="the link up")

@@ -17,7 +17,7 @@ from adapters_store.store import AdapterStore
 from adapters_store.store_config import StoreConfig
 from adapters_store.tiers.embedded import MAX_SOCKET_PATH_BYTES, EmbeddedValkey
 from adapters_store.tiers.redis_settings import MIB, RedisSettings
-from tests.adapters_store.replicas import wait_until
+from tests.adapters_store.replicas import is_listening, wait_until
 from tests.adapters_store.small_adapters import same_adapter, small_adapter, upload
 
 
@@ -59,7 +59,7 @@ def test_a_running_server_is_left_alone_and_a_dead_one_replaced(server: Embedded
     server.ensure_running()
     assert pid_of(server) == first
     os.kill(first, signal.SIGKILL)
-    wait_until(lambda: not is_running(first), what="the server's end")
+    wait_until(lambda: not is_listening(server.socket_path), what="the server's end")
     server.ensure_running()
     assert pid_of(server) != first
 
