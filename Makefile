@@ -38,7 +38,7 @@ demo: $(READY)  ## base, each example adapter, both fused, base again: answers, 
 	$(BIN)/shira demo
 
 serve: $(READY)  ## serve the default base model on 127.0.0.1:8000
-	$(BIN)/shira serve
+	$(BIN)/shira serve --model SmolLM2-135M-Instruct@package
 
 bench: $(READY)  ## switch benchmark against LoRA fusing, torch scatter and the memory floor
 	$(BIN)/shira bench switch

@@ -121,12 +121,18 @@ def build_app(config: ServerConfig) -> FastAPI:
 
 def _load_base(config: ServerConfig) -> LoadedModel:
     path = resolve_model(config.model, config.models_path)
-    return load_llm(path, name=_base_name(config.model), dtype=config.dtype, device=config.device)
+    return load_llm(
+        path,
+        name=_base_name(config.model),
+        dtype=config.dtype,
+        device=config.device,
+        fingerprints_dir=config.data_dir / "fingerprints",
+    )
 
 
 def _base_name(model: str) -> str:
-    """What requests may call the base: the last part of a path or hub id."""
-    return Path(model).name
+    """What requests may call the base: the last part of a path or hub id, without the source after an @."""
+    return Path(model).name.partition("@")[0]
 
 
 def _base_info(config: ServerConfig, loaded: LoadedModel) -> BaseInfo:

@@ -22,6 +22,7 @@ import httpx
 
 from server.core.errors import ServerError
 
+EXAMPLES_BASE = "SmolLM2-135M-Instruct@package"
 PROMPT = "In the beginning of the year"
 MAX_NEW_TOKENS = 48
 READY_TIMEOUT_S = 900.0  # the first start converts the base model
@@ -33,10 +34,11 @@ class DemoFailed(ServerError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DemoOptions:
-    """``models_dir`` None keeps converted base models where ``shira serve`` keeps them."""
+    """``models_dir`` None keeps converted base models where ``shira serve`` keeps them. The example adapters belong to
+    the base from the registry package: the hub's copy holds other bytes, and native files are refused on it."""
 
     examples_dir: Path
-    model: str | None = None
+    model: str = EXAMPLES_BASE
     models_dir: Path | None = None
     prompt: str = PROMPT
 
@@ -76,9 +78,9 @@ def running_server(options: DemoOptions) -> Iterator[httpx.Client]:
     """A server process on a free loopback port with a data directory of its own; stopped and removed at the end."""
     port = _free_port()
     data_dir = Path(tempfile.mkdtemp(prefix="shira-demo-"))
-    command = [sys.executable, "-m", "server", "serve", "--port", str(port), "--data-dir", str(data_dir)]
+    command = [sys.executable, "-m", "server", "serve", "--model", options.model, "--port", str(port)]
+    command += ["--data-dir", str(data_dir)]
     command += ["--models-dir", str(options.models_dir)] if options.models_dir else []
-    command += ["--model", options.model] if options.model else []
     _say("$ shira " + " ".join(command[3:]))
     server = subprocess.Popen(command)
     try:

@@ -14,6 +14,8 @@ from typing import Any, Self
 
 import httpx
 
+from server.demo import EXAMPLES_BASE
+
 REPOSITORY = Path(__file__).parents[2]
 MODELS_DIR = REPOSITORY / ".cache" / "models"  # the default base is converted once per checkout
 READY_TIMEOUT_S = 600.0
@@ -34,7 +36,17 @@ class LiveServer:
         self.port = free_port()
         self.log_path = data_dir.with_name(data_dir.name + ".log")
         self.command = [sys.executable, "-m", "server", "serve", "--port", str(self.port), "--redis", redis]
-        self.command += ["--data-dir", str(data_dir), "--models-dir", str(MODELS_DIR), "--threads", "1", *options]
+        self.command += [
+            "--model",
+            EXAMPLES_BASE,
+            "--data-dir",
+            str(data_dir),
+            "--models-dir",
+            str(MODELS_DIR),
+            "--threads",
+            "1",
+            *options,
+        ]
         self.client = httpx.Client(base_url=f"http://127.0.0.1:{self.port}", timeout=120.0)
 
     def __enter__(self) -> Self:

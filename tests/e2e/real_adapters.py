@@ -11,6 +11,7 @@ import torch
 from adapters_store.adapter import TORCH_DTYPES, Adapter, IndexSet, build_adapter
 from adapters_store.base import BaseDescription, describe_checkpoint
 from adapters_store.format import Positions, pack_positions, write_adapter
+from server.demo import EXAMPLES_BASE
 from server.runners.loading import resolve_model
 from tests.e2e.live_server import MODELS_DIR
 
@@ -18,7 +19,7 @@ TARGETS = ("q_proj", "k_proj", "v_proj", "up_proj", "down_proj")
 
 
 def default_base() -> tuple[Path, BaseDescription]:
-    model_dir = resolve_model("SmolLM2-135M-Instruct", MODELS_DIR)
+    model_dir = resolve_model(EXAMPLES_BASE, MODELS_DIR)
     return model_dir, describe_checkpoint(model_dir)
 
 
