@@ -62,7 +62,7 @@ class AdapterStore:
             raise
         self._host = HostTier(config.host_budget_bytes, observer)
         self._claims = Claims()
-        self._on_change: list[Callable[[AliasRecord], None]] = []
+        self._on_gone: list[Callable[[Version], object]] = []
         self._names = Names(self._catalog, self._peers, writer)
         self._supply = Supply(self._host, self._disk, self._peers, self._claims, observer)
         self._removal = Removal(self._catalog, self._host, self._disk, self._peers, self._claims)
@@ -166,10 +166,10 @@ class AdapterStore:
         self._host.set_pinned(self._catalog.pinned_versions())
         return unreferenced
 
-    def subscribe(self, on_change: Callable[[AliasRecord], None]) -> None:
-        """``on_change`` is called with every record another replica changed, on a thread of the store; it must return
-        soon. Subscribe before ``start``."""
-        self._on_change.append(on_change)
+    def subscribe(self, on_gone: Callable[[Version], object]) -> None:
+        """``on_gone`` is called with every version that no alias refers to any more because another replica deleted
+        it, on a thread of the store; it must return soon. Subscribe before ``start``."""
+        self._on_gone.append(on_gone)
 
     # Bytes.
 
@@ -223,10 +223,11 @@ class AdapterStore:
 
     def applied(self, record: AliasRecord, before: AliasRecord | None) -> None:
         self._host.set_pinned(self._catalog.pinned_versions())
-        for on_change in self._on_change:
-            on_change(record)
-        if before is not None:
-            self._removal.destroy_unheld(before.versions - self._catalog.referenced_versions())
+        gone = before.versions - self._catalog.referenced_versions() if before else frozenset()
+        for version in gone:
+            for on_gone in self._on_gone:
+                on_gone(version)
+        self._removal.destroy_unheld(gone)
         self._supply.tell_disk()
 
     def reconciled(self) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import gc
 import logging
 from collections.abc import AsyncIterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -30,6 +30,7 @@ from server.core.settings import ServerConfig
 from server.core.tier_metrics import TierMetrics
 from server.engine.client import EngineClient
 from server.engine.loop import EngineThread
+from server.engine.messages import Forget
 from server.engine.scheduler import Limits
 from server.execution.fused import FusedExecution
 from server.execution.residency import StoreResidency
@@ -88,6 +89,7 @@ def build_app(config: ServerConfig) -> FastAPI:
         limits=Limits(max_queue=config.max_queue, max_batch=config.max_batch),
     )
     client = EngineClient(engine, clock)
+    store.subscribe(lambda version: engine.post(Forget(version=version, done=Future())))  # deleted by a peer
     app = build_api(
         Services(
             config=config,

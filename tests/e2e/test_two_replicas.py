@@ -95,3 +95,16 @@ def test_redis_stopped_frozen_and_restarted_under_load_fails_no_request(
         with LiveServer(tmp_path / "two", redis=redis.url) as two:  # the emptied Redis was filled again
             wait_until(lambda: two.client.get("/adapters/while-gone").status_code == 200)
             assert two.generate("while-frozen")["text"] == one.generate("while-frozen")["text"]
+
+
+@pytest.mark.slow
+def test_a_delete_at_one_replica_takes_the_adapter_out_of_the_weights_of_the_other(
+    tmp_path: Path, adapters: RealAdapters, redis: SharedRedis
+) -> None:
+    with LiveServer(tmp_path / "one", redis=redis.url) as one, LiveServer(tmp_path / "two", redis=redis.url) as two:
+        version = one.push("x", adapters.paths["a"])["version"]
+        wait_until(lambda: two.client.get("/adapters/x").status_code == 200)
+        two.generate("x")
+        assert version in two.client.get("/admin/state").text
+        one.client.delete("/adapters/x").raise_for_status()
+        wait_until(lambda: version not in two.client.get("/admin/state").text)
