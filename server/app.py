@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import gc
 import logging
+import signal
+import sys
 from collections.abc import AsyncIterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import asynccontextmanager
@@ -44,7 +46,8 @@ LOADER_THREADS = 4
 
 
 def run(config: ServerConfig) -> None:
-    """Serves until SIGTERM or SIGINT, then drains and returns."""
+    """Serves until SIGTERM or SIGINT, then drains and exits with 0."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # uvicorn raises it again when all is drained
     configure_logging(config.log_format, config.log_level)
     if config.threads is not None:
         torch.set_num_threads(config.threads)

@@ -24,7 +24,7 @@ from server.core.errors import ServerError
 
 EXAMPLES_BASE = "SmolLM2-135M-Instruct@package"
 PROMPT = "In the beginning of the year"
-MAX_NEW_TOKENS = 48
+PARAMETERS = {"max_new_tokens": 48, "repetition_penalty": 1.2}
 READY_TIMEOUT_S = 900.0  # the first start converts the base model
 
 
@@ -117,7 +117,7 @@ def _push(client: httpx.Client, path: Path) -> None:
 
 
 def _ask(client: httpx.Client, prompt: str, title: str, adapters: list[str]) -> str:
-    body = {"prompt": prompt, "adapter": adapters, "parameters": {"max_new_tokens": MAX_NEW_TOKENS}}
+    body = {"prompt": prompt, "adapter": adapters, "parameters": PARAMETERS}
     answer = _checked(client.post("/generate", json=body))
     receipt = answer["receipt"]
     applied = [adapter["name"] for adapter in receipt["adapters"]]
