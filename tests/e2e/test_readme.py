@@ -1,0 +1,80 @@
+"""The commands a stranger reads first do what the README says."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.live_server import MODELS_DIR, REPOSITORY, LiveServer
+
+README = (REPOSITORY / "README.md").read_text()
+
+
+def curl_commands() -> list[str]:
+    blocks = re.findall(r"^```\n(.*?)^```", README, flags=re.S | re.M)
+    lines = "\n".join(blocks).replace("\\\n", " ").splitlines()
+    return [line for line in lines if line.startswith("curl ")]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
+def test_the_curl_commands_answer_without_an_error(tmp_path: Path) -> None:
+    commands = curl_commands()
+    assert len(commands) >= 5
+    with LiveServer(tmp_path / "data") as live:
+        answers = [run(command.replace("localhost:8000", f"127.0.0.1:{live.port}")) for command in commands]
+    uploaded, generated, streamed, listed, audited, _ = answers
+    assert json.loads(uploaded)["name"] == "kjv"
+    assert json.loads(generated)["receipt"]["adapters"][0]["name"] == "kjv"
+    assert streamed.endswith("data: [DONE]\n\n")
+    assert [adapter["name"] for adapter in json.loads(listed)["adapters"]] == ["kjv"]
+    assert json.loads(audited)["ok"] is True
+
+
+def run(command: str) -> str:
+    done = subprocess.run(
+        ["curl", "--fail-with-body", *shlex.split(command)[1:]],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=REPOSITORY,
+        timeout=120,
+    )
+    assert done.returncode == 0, f"{command}\n{done.stdout}{done.stderr}"
+    return done.stdout
+
+
+def test_every_make_target_the_readme_names_exists() -> None:
+    makefile = (REPOSITORY / "Makefile").read_text()
+    for target in set(re.findall(r"make ([a-z-]+)", README)):
+        assert re.search(rf"^{target}:", makefile, flags=re.M), target
+
+
+def test_every_file_the_readme_links_to_exists() -> None:
+    for link in re.findall(r"\]\((?!http)([^)#]+)", README):
+        assert (REPOSITORY / link).exists(), link
+
+
+@pytest.mark.slow
+def test_the_demo_tells_its_story_and_ends_with_0() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "server", "demo"],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=REPOSITORY,
+        timeout=300,
+        env=os.environ | {"SHIRA_MODELS_DIR": str(MODELS_DIR)},
+    )
+    assert done.returncode == 0, done.stderr
+    for title in ("── base ──", "── kjv ──", "── python ──", "── kjv + python ──", "── base again ──"):
+        assert title in done.stdout
+    assert "identical to the first one" in done.stdout
