@@ -16,7 +16,7 @@ MAX_STOPS = 16
 MAX_STOP_CHARS = 256
 MAX_TEMPERATURE = 10.0
 MAX_TOP_K = 1_000_000
-MAX_REPETITION_PENALTY = 10.0
+MIN_REPETITION_PENALTY, MAX_REPETITION_PENALTY = 0.01, 10.0
 DEFAULT_NEW_TOKENS = 128
 
 AdapterName = Annotated[str, Field(pattern=f"^{NAME_PATTERN}$", description="The name of an uploaded adapter.")]
@@ -84,7 +84,9 @@ class Parameters(Strict):
     top_k: int = Field(default=0, ge=0, le=MAX_TOP_K)
     seed: int | None = Field(default=None, ge=0, lt=2**63)
     stop: StopTexts = Field(default_factory=list)
-    repetition_penalty: float = Field(default=1.0, gt=0, le=MAX_REPETITION_PENALTY, allow_inf_nan=False)
+    repetition_penalty: float = Field(
+        default=1.0, ge=MIN_REPETITION_PENALTY, le=MAX_REPETITION_PENALTY, allow_inf_nan=False
+    )
     ignore_eos: bool = False
 
 

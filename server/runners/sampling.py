@@ -41,9 +41,12 @@ class Sampler:
         return logits.index_put((self._seen,), torch.where(seen > 0, seen / penalty, seen * penalty))
 
     def _sampled(self, logits: Tensor) -> int:
-        """Temperature, then top-k, then top-p (Holtzman et al. 2020) over what top-k left."""
+        """Temperature, then top-k, then top-p (Holtzman et al. 2020) over what top-k left.
+
+        In float64 and from the largest logit down, so that no temperature or top-p, however small, leaves its range:
+        an error here would end the other requests of the step as well."""
         sampling = self._sampling
-        logits = logits / sampling.temperature
+        logits = (logits - logits.max()).double() / sampling.temperature
         tokens: Tensor | None = None
         if sampling.top_k or sampling.top_p < 1:
             k = min(sampling.top_k or logits.numel(), logits.numel())

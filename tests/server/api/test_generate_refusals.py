@@ -39,6 +39,11 @@ REFUSED: dict[str, tuple[dict[str, Any], str | None, str]] = {
     "top_p 0": ({**PROMPT, "parameters": {"top_p": 0}}, "parameters.top_p", "greater than 0"),
     "top_p above 1": ({**PROMPT, "parameters": {"top_p": 1.01}}, "parameters.top_p", "less than or equal to 1"),
     "negative temperature": ({**PROMPT, "parameters": {"temperature": -1}}, "parameters.temperature", "equal to 0"),
+    "penalty 0": (
+        {**PROMPT, "parameters": {"repetition_penalty": 1e-45}},
+        "parameters.repetition_penalty",
+        "greater than or equal to 0.01",
+    ),
     "empty stop": ({**PROMPT, "parameters": {"stop": ""}}, "parameters.stop", "at least 1"),
     "17 stops": ({**PROMPT, "parameters": {"stop": ["x"] * 17}}, "parameters.stop", "at most 16"),
     "deadline 0": ({**PROMPT, "deadline_ms": 0}, "deadline_ms", "greater than or equal to 1"),

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import pytest
 import torch
 
 from server.core.requests import Sampling
@@ -33,6 +34,20 @@ def test_top_p_leaves_the_smallest_set_that_reaches_it() -> None:
     assert set(draws(Sampling(temperature=1.0, top_p=0.6, seed=0))) == {1}
     assert set(draws(Sampling(temperature=1.0, top_p=0.7, seed=0))) == {1, 2}
     assert set(draws(Sampling(temperature=1.0, top_p=1e-9, seed=0))) == {1}
+
+
+@pytest.mark.parametrize(
+    "sampling",
+    [
+        Sampling(temperature=1e-40),
+        Sampling(temperature=5e-324, top_k=3),
+        Sampling(temperature=1.0, top_p=5e-324),
+        Sampling(temperature=1e-300, top_p=1e-300, repetition_penalty=0.01),
+    ],
+)
+def test_the_smallest_temperature_and_top_p_take_the_largest_logit(sampling: Sampling) -> None:
+    """They left float32's range, and the error ended every request of the step."""
+    assert Sampler(sampling, (1,), CPU).draw(LOGITS * 10) == 1
 
 
 def test_draws_follow_the_probabilities() -> None:
