@@ -103,10 +103,10 @@ def _config_error(sourced: Sourced, key: str, problem: str, default: object = ""
 
 
 def _shown(key: str, value: object) -> str:
-    """The value as it may be printed: API keys never, a URL without its password."""
+    """The value as it may be printed: API keys never, of a URL that may hold a password its scheme alone."""
     if key == "api_keys":
         return "***"
-    return re.sub(r"//[^/]*@", "//***@", str(value))
+    return re.sub(r"^(\w*://)?.*[@?].*", r"\1***", str(value)) if key == "redis" else str(value)
 
 
 def _with_keys_file(config: ServerConfig, sourced: Sourced) -> ServerConfig:

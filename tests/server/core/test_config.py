@@ -125,9 +125,12 @@ def test_the_default_deadline_may_not_exceed_the_longest() -> None:
         load_config({"max_deadline_ms": "1000"}, {})
 
 
-def test_a_password_in_a_url_is_never_printed(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "url", ["http://:hush@host", "http://:a/hush@host", "user:hush@host", "http://h?password=hush"]
+)
+def test_a_password_in_a_url_is_never_printed(url: str) -> None:
     with pytest.raises(ConfigError) as caught:
-        load_config({"redis": "http://:hush@host"}, {})
+        load_config({"redis": url}, {})
     assert "hush" not in str(caught.value)
     assert "hush" not in repr(load_config({"redis": "redis://:hush@host:6379/0"}, {}))
 
