@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, NoReturn
+from typing import Annotated, Literal, NoReturn
 
-from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from adapters_store.adapter import (
     Digest,
@@ -82,7 +82,6 @@ def check_table(table: WeightTable, limits: Limits) -> None:
         if entry.name <= before:
             raise AdapterRejected("order", tensor=entry.name, expected=f"a name after {before}", got=entry.name)
         before = entry.name
-        limits.check("rank", len(entry.shape), tensor=entry.name)
         if not entry.shape or min(entry.shape) < 1:
             raise AdapterRejected("shape", tensor=entry.name, expected="dimensions >= 1", got=str(list(entry.shape)))
         limits.check("dimension", entry.numel, tensor=entry.name)
@@ -91,14 +90,17 @@ def check_table(table: WeightTable, limits: Limits) -> None:
     limits.check("entries", sum(entry.count for entry in table))
 
 
+_Int64 = Annotated[int, Field(ge=-(1 << 63), lt=1 << 63)]
+
+
 class _Row(BaseModel):
     model_config = ConfigDict(strict=True, extra="forbid")
 
     name: str
-    shape: tuple[int, ...]
+    shape: tuple[_Int64, ...]
     dtype: DTypeName
-    first_block: int
-    count: int
+    first_block: _Int64
+    count: _Int64
 
 
 class _ManifestForm(BaseModel):
@@ -117,6 +119,9 @@ _ROWS = TypeAdapter(list[_Row])
 
 def _table(rows: Sequence[_Row], limits: Limits) -> WeightTable:
     limits.check("weights", len(rows))
+    for row in rows:  # before the dimensions are multiplied
+        check_weight_name(row.name, limits)
+        limits.check("rank", len(row.shape), tensor=row.name)
     table = build_table((row.name, row.shape, row.dtype, row.count) for row in rows)
     check_table(table, limits)
     for row, entry in zip(rows, table, strict=True):
