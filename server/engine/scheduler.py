@@ -26,8 +26,8 @@ CanAdmit = Callable[[list[NewSequence]], bool]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """``max_prefill_tokens`` bounds the prompts that one step runs beyond the first, ``quantum_steps`` the steps that
-    one blend runs while another waits."""
+    """``max_prefill_tokens`` bounds the prompts that one step starts beyond the first, each counted as long as the
+    longest, to which they are padded; ``quantum_steps`` the steps that one blend runs while another waits."""
 
     max_queue: int = 256
     max_batch: int = 32
@@ -207,11 +207,11 @@ class Scheduler:
     def _start(self, group: Group, oldest: Sequence) -> tuple[Sequence, ...]:
         """As many waiting prompts as fit, in order; at least one."""
         starting = [group.waiting.popleft()]
-        num_tokens = len(starting[0].request.prompt_tokens)
+        longest = len(starting[0].request.prompt_tokens)
         while group.waiting and len(group.running) + len(starting) < self._limits.max_batch:
             head = group.waiting[0]
-            num_tokens += len(head.request.prompt_tokens)
-            if num_tokens > self._limits.max_prefill_tokens:
+            longest = max(longest, len(head.request.prompt_tokens))
+            if longest * (len(starting) + 1) > self._limits.max_prefill_tokens:
                 break
             if not self._can_admit(_together(oldest, [*starting, head])):
                 break

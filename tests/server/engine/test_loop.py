@@ -275,3 +275,9 @@ def settle(house: House) -> dict[str, Any]:
     done: Future[dict[str, Any]] = Future()
     assert house.engine.post(Inspect(done=done))
     return done.result(10)
+
+
+def test_the_gateway_gauge_is_left_to_those_who_publish_it(house: House) -> None:
+    """Set from two threads, it showed two series with different labels."""
+    assert house.ask(A).end
+    assert house.metrics.lora_requests_info.collect()[0].samples == []

@@ -103,6 +103,16 @@ def test_the_prompts_of_one_step_are_bounded_but_one_always_runs() -> None:
     assert set(ids(s.plan())) == {long.id, short.id}
 
 
+def test_a_short_prompt_beside_a_long_one_counts_as_long_as_it() -> None:
+    """Rows are padded to the longest: many short prompts beside a long one made a step of many long ones."""
+    s = scheduler(max_prefill_tokens=100)
+    prompts = [add(s, num_prompt_tokens=45), *(add(s, num_prompt_tokens=2) for _ in range(5))]
+    plan = s.plan()
+    assert plan is not None
+    assert plan.starting == tuple(prompts[:2])
+    assert ids(s.plan()) == [prompt.id for prompt in (*prompts[2:], *prompts[:2])]
+
+
 def test_a_large_request_that_finds_no_memory_is_not_overtaken_by_younger_ones() -> None:
     live: list[int] = []
     s = scheduler(lambda new: sum(live) + sum(len(n.prompt_tokens) for n in new) <= 100)
