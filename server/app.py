@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import gc
 import logging
+import math
 import signal
 import sys
 from collections.abc import AsyncIterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -30,6 +32,7 @@ from server.core.log import configure_logging
 from server.core.metrics import Metrics
 from server.core.settings import ServerConfig
 from server.core.tier_metrics import TierMetrics
+from server.draining import DrainingServer
 from server.engine.client import EngineClient
 from server.engine.loop import EngineThread
 from server.engine.messages import Forget
@@ -43,6 +46,8 @@ from server.runners.text import TextCodec
 log = logging.getLogger(__name__)
 
 LOADER_THREADS = 4
+LAST_ANSWERS_S = 5  # after a drain, for those that did not finish in time to be told so
+NOT_STARTED = 3  # exit code
 
 
 def run(config: ServerConfig) -> None:
@@ -52,14 +57,19 @@ def run(config: ServerConfig) -> None:
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     app = build_app(config)
-    uvicorn.run(
+    http = uvicorn.Config(
         app,
         host=config.host,
         port=config.port,
         log_config=None,
-        timeout_graceful_shutdown=max(1, round(config.drain_s)),
+        timeout_graceful_shutdown=math.ceil(config.drain_s) + LAST_ANSWERS_S,
         h11_max_incomplete_event_size=64 * 1024,
     )
+    server = DrainingServer(http, app.state.drain)
+    with suppress(KeyboardInterrupt):
+        server.run()
+    if not server.started:
+        sys.exit(NOT_STARTED)
 
 
 def build_app(config: ServerConfig) -> FastAPI:
@@ -114,12 +124,13 @@ def build_app(config: ServerConfig) -> FastAPI:
         try:
             yield
         finally:
-            await client.drain(config.drain_s)
+            await app.state.drain()
             engine.join()
             loaders.shutdown()
             store.close()
             log.info("stopped")
 
+    app.state.drain = partial(client.drain, config.drain_s)
     app.router.lifespan_context = lifespan
     return app
 

@@ -30,10 +30,10 @@ async def livez(services: ServicesDep) -> Health:
 @router.get("/readyz")
 async def readyz(services: ServicesDep) -> Health:
     """200 while new requests are taken."""
+    if services.engine.is_draining:  # whose end is no death
+        raise Draining("the server is stopping")
     if not services.engine.is_alive:
         raise EngineDied("the engine thread has ended: restart the process")
-    if services.engine.is_draining:
-        raise Draining("the server is stopping")
     return Health()
 
 
