@@ -188,11 +188,19 @@ class BlobExchange:
             log.debug("%s %s stays in Redis", kind, digest)
 
     def _index_set(self, manifest: StoredManifest) -> IndexSet | None:
-        held = self._disk.load_index_set(manifest.index_set)
+        held = self._index_set_on_disk(manifest)
         if held is not None:
             return held
         blob = self._blobs.fetch("index_set", manifest.index_set)
         return None if blob is None else decode_index_set(blob, manifest.index_set, where="Redis")
+
+    def _index_set_on_disk(self, manifest: StoredManifest) -> IndexSet | None:
+        """None also if it is damaged there."""
+        try:
+            return self._disk.load_index_set(manifest.index_set)
+        except BlobCorrupt as error:
+            log.error("%s", error)
+            return None
 
     def _values(self, manifest: StoredManifest) -> Tensor | None:
         blob = self._blobs.fetch("values", manifest.values)
@@ -201,7 +209,7 @@ class BlobExchange:
     def _offer_names(self, manifest: StoredManifest) -> None:
         """The manifest and the index set, which are always offered."""
         if not self._blobs.has("index_set", manifest.index_set):
-            index_set = self._disk.load_index_set(manifest.index_set)
+            index_set = self._index_set_on_disk(manifest)
             if index_set is not None:
                 self._blobs.offer("index_set", manifest.index_set, encode_index_set(index_set))
         self._blobs.offer("manifest", manifest.version, [manifest.text])

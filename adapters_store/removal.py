@@ -62,6 +62,11 @@ class Removal:
         if self._is_collected or not self._catalog.is_complete:
             return
         self._is_collected = True
-        num_files = self._disk.collect(lambda: self._catalog.referenced_versions() | self._claims.claimed().keys())
+        num_files = self._disk.collect(self._needed)
         if num_files:
             log.info("removed %d files of adapters that no alias refers to", num_files)
+
+    def _needed(self) -> set[Version]:
+        """Claims first: an upload ends its claim once its alias refers to the version, so one of the two shows it."""
+        claimed = self._claims.claimed()
+        return self._catalog.referenced_versions() | claimed.keys()

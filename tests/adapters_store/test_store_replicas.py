@@ -148,17 +148,32 @@ def test_a_corrupted_blob_in_redis_is_a_miss_and_is_removed(replicas: Replicas, 
     second.release(held)
 
 
-def test_a_damaged_file_is_replaced_from_redis(replicas: Replicas, tmp_path: Path) -> None:
-    store = replicas.open("first")
-    put(store)
-    (path,) = (tmp_path / "first" / "adapters" / "values").iterdir()
+def damage(folder: Path) -> None:
+    (path,) = folder.iterdir()
     data = bytearray(path.read_bytes())
     data[-1] ^= 1
     path.chmod(0o644)
     path.write_bytes(data)
+
+
+@pytest.mark.parametrize("kind", ["values", "index_sets"])
+def test_a_damaged_file_is_replaced_from_redis(replicas: Replicas, tmp_path: Path, kind: str) -> None:
+    store = replicas.open("first")
+    put(store)
+    damage(tmp_path / "first" / "adapters" / kind)
     held = store.acquire(small_adapter().version)
     assert same_adapter(held, small_adapter())
     store.release(held)
+
+
+def test_a_damaged_index_set_keeps_nothing_else_from_an_emptied_redis(replicas: Replicas, tmp_path: Path) -> None:
+    store = replicas.open("first")
+    put(store, "damaged", mask=1)
+    damage(tmp_path / "first" / "adapters" / "index_sets")
+    for mask in range(2, 8):
+        put(store, f"sound-{mask}", mask=mask)
+    replicas.redis.flushall()
+    wait_until(lambda: len(replicas.keys("blob:index_set:*:0")) == 6, what="the sound index sets in Redis")
 
 
 def test_after_a_partition_the_highest_record_wins_on_both_sides_tombstones_included(replicas: Replicas) -> None:
