@@ -12,14 +12,14 @@ from typing import Any
 
 import httpx
 
-PROMPTS = ("In the beginning of the year", "The king said to his servant,", "The best way to open a file is")
+PROMPTS = ("In the beginning of the year", "The king said to his servant,", "def parse(")
 BLENDS: dict[str, list[str]] = {
     "base": [],
     "`kjv`": ["kjv"],
     "`python`": ["python"],
     "`kjv` + `python`": ["kjv", "python"],
 }
-MAX_NEW_TOKENS = 48
+PARAMETERS = {"max_new_tokens": 48, "temperature": 0.0, "repetition_penalty": 1.2}
 
 
 def main(url: str) -> None:
@@ -38,7 +38,7 @@ def generate(client: httpx.Client, prompt: str, adapters: list[str]) -> str:
     body = {
         "prompt": prompt,
         "adapter": adapters,
-        "parameters": {"max_new_tokens": MAX_NEW_TOKENS, "temperature": 0.0},
+        "parameters": PARAMETERS,
     }
     answer = checked(client.post("/generate", json=body))
     applied = sorted(adapter["name"] for adapter in answer["receipt"]["adapters"])
@@ -49,7 +49,7 @@ def generate(client: httpx.Client, prompt: str, adapters: list[str]) -> str:
 
 def quoted(text: str) -> str:
     """On one line, line breaks visible, fit to stand between Markdown's backticks."""
-    return "`` " + text.replace("\n", "⏎").replace("``", "` `") + " ``"
+    return "```` " + text.strip().replace("\n", "⏎") + " ````"
 
 
 def checked(response: httpx.Response) -> dict[str, Any]:
