@@ -11,6 +11,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+from server.core.config import load_config
 from server.demo import DemoOptions, push_examples, running_server
 
 ROOT = Path(__file__).parent.parent
@@ -22,8 +23,9 @@ def main() -> int:
     parser.add_argument("--seconds", type=int, default=30)
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
-    with running_server(DemoOptions(examples_dir=ROOT / "examples")) as client:
-        push_examples(client, ROOT / "examples")
+    options = DemoOptions(examples_dir=ROOT / "examples", models_dir=load_config({}, os.environ).models_path)
+    with running_server(options) as client:
+        push_examples(client, options.examples_dir)
         command = [sys.executable, "-m", "locust", "-f", str(ROOT / "loadtest" / "locustfile.py"), "--headless"]
         command += ["--host", str(client.base_url), "--users", str(arguments.users), "--spawn-rate", "4"]
         command += ["--run-time", f"{arguments.seconds}s", "--only-summary"]

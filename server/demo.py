@@ -5,6 +5,7 @@ Starts ``shira serve`` as a process of its own, talks to it over HTTP as any cli
 
 from __future__ import annotations
 
+import os
 import shutil
 import socket
 import subprocess
@@ -12,7 +13,7 @@ import sys
 import tempfile
 import textwrap
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,12 +21,14 @@ from typing import Any
 
 import httpx
 
+from server.core.config import ENV_PREFIX
 from server.core.errors import ServerError
 
 EXAMPLES_BASE = "SmolLM2-135M-Instruct@package"
 PROMPT = "In the beginning of the year"
 PARAMETERS = {"max_new_tokens": 48, "repetition_penalty": 1.2}
 READY_TIMEOUT_S = 900.0  # the first start converts the base model
+STOP_TIMEOUT_S = 60.0
 
 
 class DemoFailed(ServerError):
@@ -34,12 +37,13 @@ class DemoFailed(ServerError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DemoOptions:
-    """``models_dir`` None keeps converted base models where ``shira serve`` keeps them. The example adapters belong to
-    the base from the registry package: the hub's copy holds other bytes, and native files are refused on it."""
+    """``models_dir`` keeps converted base models; the server's own data directory is gone afterwards. The example
+    adapters belong to the base from the registry package: the hub's copy holds other bytes, and native files are
+    refused on it."""
 
     examples_dir: Path
+    models_dir: Path
     model: str = EXAMPLES_BASE
-    models_dir: Path | None = None
     prompt: str = PROMPT
 
 
@@ -79,20 +83,32 @@ def running_server(options: DemoOptions) -> Iterator[httpx.Client]:
     port = _free_port()
     data_dir = Path(tempfile.mkdtemp(prefix="shira-demo-"))
     command = [sys.executable, "-m", "server", "serve", "--model", options.model, "--port", str(port)]
-    command += ["--data-dir", str(data_dir)]
-    command += ["--models-dir", str(options.models_dir)] if options.models_dir else []
+    command += ["--data-dir", str(data_dir), "--models-dir", str(options.models_dir)]
     _say("$ shira " + " ".join(command[3:]))
-    server = subprocess.Popen(command)
+    server = subprocess.Popen(command, env=_without_settings(os.environ))
     try:
-        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=300.0) as client:
+        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=300.0, trust_env=False) as client:
             _wait_until_ready(client, server)
             yield client
     finally:
-        server.terminate()
-        server.wait(timeout=60)
+        _stop(server)
         shutil.rmtree(data_dir, ignore_errors=True)
     if server.returncode != 0:
         raise DemoFailed(f"the server ended with {server.returncode}")
+
+
+def _without_settings(environ: Mapping[str, str]) -> dict[str, str]:
+    """An operator's settings (keys, a shared Redis, another address) are not for this server."""
+    return {name: value for name, value in environ.items() if not name.startswith(ENV_PREFIX)}
+
+
+def _stop(server: subprocess.Popen[bytes]) -> None:
+    server.terminate()
+    try:
+        server.wait(timeout=STOP_TIMEOUT_S)
+    except subprocess.TimeoutExpired:
+        server.kill()
+        server.wait()
 
 
 def _wait_until_ready(client: httpx.Client, server: subprocess.Popen[bytes]) -> None:

@@ -65,6 +65,8 @@ def test_every_file_the_readme_links_to_exists() -> None:
 
 @pytest.mark.slow
 def test_the_demo_tells_its_story_and_ends_with_0() -> None:
+    """Whatever is set for another server, or stands between this machine and the network."""
+    elsewhere = {"SHIRA_API_KEYS": "secret:admin", "SHIRA_HOST": "0.0.0.0", "HTTP_PROXY": "http://127.0.0.1:1"}  # noqa: S104
     done = subprocess.run(
         [sys.executable, "-m", "server", "demo"],
         capture_output=True,
@@ -72,7 +74,7 @@ def test_the_demo_tells_its_story_and_ends_with_0() -> None:
         check=False,
         cwd=REPOSITORY,
         timeout=300,
-        env=os.environ | {"SHIRA_MODELS_DIR": str(MODELS_DIR)},
+        env=os.environ | elsewhere | {"SHIRA_MODELS_DIR": str(MODELS_DIR)},
     )
     assert done.returncode == 0, done.stderr
     for title in ("── base ──", "── kjv ──", "── python ──", "── kjv + python ──", "── base again ──"):
