@@ -7,7 +7,6 @@ one tensor (no holes, no overlaps, nothing after the last).
 from __future__ import annotations
 
 import math
-import mmap
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -35,7 +34,7 @@ TORCH_DTYPE_OF: Mapping[str, torch.dtype] = MappingProxyType({
 # fmt: on
 DTYPE_CODES: Mapping[torch.dtype, str] = MappingProxyType({dtype: code for code, dtype in TORCH_DTYPE_OF.items()})
 
-Buffer = bytes | bytearray | memoryview | mmap.mmap
+Buffer = bytes | bytearray | memoryview
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

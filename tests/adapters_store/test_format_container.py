@@ -153,6 +153,15 @@ def test_what_is_not_a_regular_file_is_refused(tmp_path: Path) -> None:
         map_file(tmp_path / "empty", LIMITS)
 
 
+def test_maps_take_no_file_descriptors(tmp_path: Path) -> None:
+    """A mapped file kept one each, so that a few hundred resident adapters were all a process could have."""
+    (tmp_path / "file").write_bytes(b"x")
+    num_before = len(list(Path("/dev/fd").iterdir()))
+    maps = [map_file(tmp_path / "file", LIMITS) for _ in range(10)]
+    assert len(list(Path("/dev/fd").iterdir())) == num_before
+    assert all(view == b"x" for view in maps)
+
+
 def test_a_lying_header_costs_no_more_memory_than_the_file() -> None:
     data = container({"t": entry(shape=[1 << 40, 1 << 39], offsets=[0, (1 << 62) - 1])}, b"\0" * 4096)
     tracemalloc.start()
