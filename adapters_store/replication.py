@@ -1,15 +1,16 @@
 """Names and bytes between this replica and the others, by way of Redis.
 
 Redis is never the only place of anything: alias records are in every replica's catalog, bytes on the disk of whoever
-uploaded or fetched them. So everything here may fail at any moment, and a full reconciliation, after every connect and
-whenever Redis was found emptied, makes up for all that was missed: the highest (revision, writer) wins, tombstones
-included.
+uploaded or fetched them. So everything here may fail at any moment, and a full reconciliation, after every connect,
+whenever Redis was found emptied and some time after a task failed, makes up for all that was missed: the highest
+(revision, writer) wins, tombstones included.
 """
 
 from __future__ import annotations
 
 import logging
 from threading import Condition, Event, Thread
+from time import monotonic
 
 from adapters_store.adapter import Adapter, Version
 from adapters_store.alias import AliasKey, AliasRecord, decode_record, encode_record
@@ -22,6 +23,7 @@ from adapters_store.tiers.redis_link import RedisDown, RedisFull, RedisLink
 
 log = logging.getLogger(__name__)
 FIRST_PASS_TIMEOUT_S = 10.0
+RETRY_AFTER_S = 5.0
 
 
 class Replication:
@@ -42,6 +44,7 @@ class Replication:
         self._wanted: set[Version] = set()  # another replica looks for their bytes
         self._arrived: set[Version] = set()  # another replica has brought their bytes
         self._must_reconcile = False
+        self._retry_at: float | None = None  # a task failed, and what it had to do is made up for then
         self._is_idle_due = False
         self._stopping = False
         self._passed = Event()
@@ -104,6 +107,8 @@ class Replication:
     def beat(self) -> None:
         with self._changed:
             self._is_idle_due = True
+            if self._retry_at is not None and monotonic() >= self._retry_at:
+                self._must_reconcile, self._retry_at = True, None
             self._changed.notify_all()
 
     def news(self, message: bytes) -> None:
@@ -149,7 +154,9 @@ class Replication:
             except RedisDown:
                 log.debug("replication stops until the link is back")
             except Exception:  # the worker outlives every task
-                log.exception("replication")
+                log.exception("replication failed and starts over in %g s", RETRY_AFTER_S)
+                with self._changed:
+                    self._retry_at = monotonic() + RETRY_AFTER_S
 
     def _has_work(self) -> bool:
         tasks = (self._must_reconcile, self._is_idle_due, self._news, self._wanted, self._arrived)

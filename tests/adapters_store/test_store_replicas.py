@@ -3,6 +3,7 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -11,8 +12,11 @@ from threading import Barrier
 
 import pytest
 
+from adapters_store import replication
 from adapters_store.adapter import Fingerprint, Version
-from adapters_store.errors import AdapterNotFound, AdapterUnavailable, CatalogConflict
+from adapters_store.alias import AliasRecord
+from adapters_store.catalog import Catalog
+from adapters_store.errors import AdapterNotFound, AdapterUnavailable, CatalogConflict, StorageFull
 from adapters_store.store import AdapterStore
 from adapters_store.tiers.observer import SilentObserver
 from tests.adapters_store.replicas import PREFIX, Replicas, wait_until
@@ -174,6 +178,24 @@ def test_a_damaged_index_set_keeps_nothing_else_from_an_emptied_redis(replicas: 
         put(store, f"sound-{mask}", mask=mask)
     replicas.redis.flushall()
     wait_until(lambda: len(replicas.keys("blob:index_set:*:0")) == 6, what="the sound index sets in Redis")
+
+
+def test_a_record_that_the_disk_refused_is_taken_later(replicas: Replicas, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It was missing until the next time that the link came up."""
+    refusals = [StorageFull("no room")]
+    adopt = Catalog.adopt
+
+    def refuse_once(catalog: Catalog, record: AliasRecord) -> bool:
+        if refusals and threading.current_thread().name == "shira-replication":
+            raise refusals.pop()
+        return adopt(catalog, record)
+
+    monkeypatch.setattr(Catalog, "adopt", refuse_once)
+    monkeypatch.setattr(replication, "RETRY_AFTER_S", 0.1)
+    first, second = replicas.open("first"), replicas.open("second")
+    put(first)
+    wait_until(lambda: knows(second, "pirate"), what="the record at the second replica")
+    assert not refusals
 
 
 def test_after_a_partition_the_highest_record_wins_on_both_sides_tombstones_included(replicas: Replicas) -> None:
