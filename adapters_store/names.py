@@ -97,9 +97,12 @@ class Names:
                 return tombstone(live, stamp=self._stamp())
             return without_version(live, version, stamp=self._stamp())
 
-        before, after = self.commit(key, change)
-        forgotten = (before.versions if before else frozenset()) - after.versions
-        return sorted(forgotten - self._catalog.referenced_versions())
+        return self.forgotten(*self.commit(key, change))
+
+    def forgotten(self, before: AliasRecord | None, after: AliasRecord) -> list[Version]:
+        """The versions that no alias refers to since the change from ``before`` to ``after``."""
+        versions = (before.versions if before else frozenset()) - after.versions
+        return sorted(versions - self._catalog.referenced_versions())
 
     def commit(self, key: AliasKey, change: Change) -> tuple[AliasRecord | None, AliasRecord]:
         """Replaces the record by what ``change`` makes of it, as one step: the record before and the one after."""

@@ -113,6 +113,8 @@ class AdapterStore:
             self._removal.destroy_unheld([version])
             raise
         self._host.set_pinned(self._catalog.pinned_versions())
+        self._removal.destroy_unheld(self._names.forgotten(before, record))  # a history has its limit
+        self._removal.retry()
         self._supply.tell_disk()
         return PutResult(record=record, created=before is None or version not in before.versions)
 

@@ -7,6 +7,7 @@ from threading import Barrier
 
 import pytest
 
+from adapters_store import alias
 from adapters_store.errors import (
     AdapterInUse,
     AdapterNotFound,
@@ -125,6 +126,23 @@ def test_the_current_version_cannot_be_deleted_alone_and_an_older_one_can(open_s
     assert store.delete("default", "pirate") == [new]
     with pytest.raises(AdapterNotFound, match="'pirate' does not exist"):
         store.delete("default", "pirate")
+
+
+def test_a_version_that_a_full_history_forgets_frees_its_bytes_once_nobody_holds_it(
+    open_store: OpenStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(alias, "MAX_HISTORY", 2)
+    store = open_store()
+    put(store, values=0)
+    put(store, values=1)
+    held = store.acquire(small_adapter(values=0).version)
+    put(store, values=2)
+    assert store.describe()["disk"]["num_adapters"] == 3
+    assert same_adapter(held, small_adapter(values=0))
+    store.release(held)
+    put(store, values=3)
+    assert store.describe()["disk"]["num_adapters"] == 2
+    assert store.describe()["host"]["num_bytes"] == 0
 
 
 def test_a_version_that_another_alias_refers_to_stays(open_store: OpenStore) -> None:
