@@ -24,7 +24,7 @@ async def admit(services: Services, tenant: str, body: GenerateBody, held: Async
         members=tuple(BlendMember(version=adapter.version, scale=adapter.scale) for adapter in adapters),
         fusion=Fusion(method=body.fusion.method, density=body.fusion.density),
     )
-    prompt_tokens = await services.workers.quick(_encode, services, body)
+    prompt_tokens = await services.workers.tokenising(_encode, services, body)
     parameters = body.parameters
     return GenerationRequest(
         id=RequestId(f"gen-{uuid.uuid4().hex}"),

@@ -11,7 +11,8 @@ from anyio import CapacityLimiter, to_thread
 P = ParamSpec("P")
 T = TypeVar("T")
 
-NUM_QUICK = 16  # look-ups, tokenising
+NUM_QUICK = 16  # look-ups
+NUM_TOKENISING = 1  # a tokenizer serves one at a time
 NUM_HEAVY = 2  # uploads being read, checked and stored; downloads being written
 NUM_WAITING = 32  # deletes that wait for requests to end
 
@@ -21,11 +22,15 @@ class Workers:
 
     def __init__(self) -> None:
         self._quick = CapacityLimiter(NUM_QUICK)
+        self._tokenising = CapacityLimiter(NUM_TOKENISING)
         self._heavy = CapacityLimiter(NUM_HEAVY)
         self._waiting = CapacityLimiter(NUM_WAITING)
 
     async def quick(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         return await to_thread.run_sync(partial(call, *args, **kwargs), limiter=self._quick)
+
+    async def tokenising(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        return await to_thread.run_sync(partial(call, *args, **kwargs), limiter=self._tokenising)
 
     async def heavy(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         return await to_thread.run_sync(partial(call, *args, **kwargs), limiter=self._heavy)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from copy import deepcopy
 from threading import Lock
 from typing import Any
 
@@ -15,11 +16,15 @@ WINDOW_TOKENS = 16
 
 
 class TextCodec:
-    """One tokenizer, used by many threads in turn (the fast ones forbid concurrent use)."""
+    """Any thread may call it; a tokenizer serves one at a time (the fast ones forbid concurrent use). Decoding has one
+    of its own: the engine must not wait while a long prompt is encoded, which takes a second for a million characters.
+    """
 
     def __init__(self, tokenizer: Any) -> None:
         self._tokenizer = tokenizer
         self._lock = Lock()
+        self._decoding_tokenizer = deepcopy(tokenizer)
+        self._decoding_lock = Lock()
 
     def encode(self, prompt: str) -> tuple[int, ...]:
         """Raw text, with the beginning-of-text token if the tokenizer adds one."""
@@ -39,8 +44,8 @@ class TextCodec:
 
     def decode(self, tokens: Sequence[int]) -> str:
         """Special tokens show nothing."""
-        with self._lock:
-            text: str = self._tokenizer.decode(
+        with self._decoding_lock:
+            text: str = self._decoding_tokenizer.decode(
                 list(tokens), skip_special_tokens=True, clean_up_tokenization_spaces=False
             )
             return text

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import asyncio
+import threading
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,7 @@ from adapters_store.errors import AdapterUnavailable
 from server.core.errors import DeadlineExceeded, Draining, QueueFull, SwitchFailed
 from server.engine.messages import FailEvent, TextEvent
 from tests.server.api.rig import error_of, rig, sse_events
+from tests.server.fakes import WordCodec
 
 pytestmark = pytest.mark.anyio
 
@@ -167,3 +170,26 @@ async def test_the_gateway_gauge_names_adapters_that_wait_and_that_run(tmp_path:
         ends.set()
         await running
         assert 'running_lora_adapters="",waiting_lora_adapters=""' in await gauge()
+
+
+async def test_long_prompts_keep_no_other_request_from_being_looked_up(tmp_path: Path) -> None:
+    """Those that waited for the tokenizer took every thread there was for look-ups."""
+    async with rig(tmp_path) as server:
+        await server.push("a")
+        go_on = threading.Event()
+
+        class SlowCodec(WordCodec):
+            def encode(self, prompt: str) -> tuple[int, ...]:
+                assert go_on.wait(10)
+                return super().encode(prompt)
+
+        server.app.state.services = replace(server.services, codec=SlowCodec())
+        try:
+            asked = [asyncio.create_task(server.generate(adapter="a")) for _ in range(20)]
+            async with asyncio.timeout(5):
+                while sum(server.store.describe()["claims"].values()) < len(asked):  # noqa: ASYNC110
+                    await asyncio.sleep(0.005)
+                assert (await server.client.get("/adapters/a")).status_code == 200
+        finally:
+            go_on.set()
+        assert {(await task).status_code for task in asked} == {200}

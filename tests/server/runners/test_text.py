@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+from threading import Event, Thread
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -59,3 +62,25 @@ def test_messages_go_through_the_template_and_its_refusals_come_back() -> None:
     assert codec.decode(tokens) == "user:hello\nassistant:"
     with pytest.raises(RequestRejected, match="no odd roles"):
         codec.encode_chat([{"role": "odd", "content": "hello"}])
+
+
+def test_decoding_does_not_wait_for_a_long_prompt_to_be_encoded() -> None:
+    """It stopped every stream for as long as that took."""
+    reached, go_on = Event(), Event()
+
+    class Slow:
+        def __deepcopy__(self, memo: object) -> Any:
+            return tiny_tokenizer()
+
+        def __call__(self, prompt: str) -> Any:
+            reached.set()
+            assert go_on.wait(10)
+            return tiny_tokenizer()(prompt)
+
+    codec = TextCodec(Slow())
+    encoding = Thread(target=codec.encode, args=("a",))
+    encoding.start()
+    assert reached.wait(10)
+    assert codec.decode(CODEC.encode("hello")) == "hello"
+    go_on.set()
+    encoding.join(10)
