@@ -39,6 +39,6 @@ WORKDIR /var/lib/shira
 VOLUME /var/lib/shira
 EXPOSE 8000
 HEALTHCHECK --interval=10s --timeout=3s --start-period=180s \
-  CMD ["python", "-c", "import httpx; httpx.get('http://127.0.0.1:8000/readyz').raise_for_status()"]
+  CMD ["python", "-c", "import os, httpx; httpx.get('http://127.0.0.1:' + os.environ['SHIRA_PORT'] + '/readyz', trust_env=False).raise_for_status()"]
 ENTRYPOINT ["tini", "--", "shira"]
 CMD ["serve"]
