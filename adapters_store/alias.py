@@ -198,6 +198,13 @@ def tombstone(current: AliasRecord, *, stamp: Stamp) -> AliasRecord:
     )
 
 
+def taken_back(change: AliasRecord, before: AliasRecord | None, *, stamp: Stamp) -> AliasRecord:
+    """What there was before the change, as a further one above it; a tombstone where there was nothing."""
+    if before is None:
+        return tombstone(change, stamp=stamp)
+    return replace(before, revision=change.revision + 1, writer=stamp.writer, updated_at=stamp.now)
+
+
 def history_entry(record: AliasRecord, version: Version) -> HistoryEntry:
     for entry in record.history:
         if entry.version == version:

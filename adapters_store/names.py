@@ -14,12 +14,13 @@ from adapters_store.alias import (
     Writer,
     check_match,
     moved,
+    taken_back,
     tombstone,
     uploaded,
     without_version,
 )
 from adapters_store.catalog import Catalog
-from adapters_store.errors import AdapterNotFound, CatalogConflict
+from adapters_store.errors import AdapterNotFound, CatalogConflict, StorageFull
 from adapters_store.format import ParsedUpload
 from adapters_store.peers import Peers
 
@@ -113,9 +114,18 @@ class Names:
                 outcome = self._peers.commit(before, after)
                 if outcome.newer is not None:
                     self._catalog.adopt(outcome.newer)  # and try again on top of it
-                elif self._catalog.adopt(after) or outcome.is_shared:  # shared, and replaced by another since
+                elif self._adopt(before, after, is_shared=outcome.is_shared):
                     return before, after
         raise CatalogConflict(key.name, expected="a quiet moment", got="changes by other replicas without end")
+
+    def _adopt(self, before: AliasRecord | None, after: AliasRecord, *, is_shared: bool) -> bool:
+        """Makes the change durable here; a change that fails here is taken back from the other replicas."""
+        try:
+            return self._catalog.adopt(after) or is_shared  # shared, and replaced by another since
+        except (StorageFull, OSError):
+            if is_shared:
+                self._peers.commit(after, taken_back(after, before, stamp=self._stamp()))
+            raise
 
     def _stamp(self) -> Stamp:
         return Stamp(self._writer, time.time())

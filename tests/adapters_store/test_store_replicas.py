@@ -198,6 +198,31 @@ def test_a_record_that_the_disk_refused_is_taken_later(replicas: Replicas, monke
     assert not refusals
 
 
+def test_a_change_that_this_disk_refused_is_taken_back_from_the_others(
+    replicas: Replicas, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The alias pointed there at bytes that were removed with the failed upload."""
+    first = replicas.open("first")
+    put(first, "old", values=1)
+    refusals = [StorageFull("no room"), StorageFull("no room")]
+    adopt = Catalog.adopt
+
+    def refuse_twice(catalog: Catalog, record: AliasRecord) -> bool:
+        if refusals:
+            raise refusals.pop()
+        return adopt(catalog, record)
+
+    monkeypatch.setattr(Catalog, "adopt", refuse_twice)
+    for name in ("old", "new"):
+        with pytest.raises(StorageFull):
+            put(first, name, values=2)
+    second = replicas.open("second")
+    assert second.resolve("default", "old") == small_adapter(values=1).version
+    assert not knows(second, "new")
+    put(first, "old", values=3)
+    assert len(first.get_record("default", "old").history) == 2
+
+
 def test_after_a_partition_the_highest_record_wins_on_both_sides_tombstones_included(replicas: Replicas) -> None:
     first, second = replicas.open("first"), replicas.open("second")
     for name in ("moved", "deleted", "both"):
