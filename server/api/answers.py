@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 
 from pydantic import BaseModel
 
-from server.api.errors import classify, error_body
+from server.api.errors import TABLE, classify, error_body
 from server.core.errors import Aborted
 from server.core.requests import FinishReason, Receipt, RequestId, Usage
 from server.engine.messages import Event, FailEvent, FinishEvent, TextEvent
+
+log = logging.getLogger(__name__)
 
 
 class UsageView(BaseModel):
@@ -77,7 +80,10 @@ async def event_stream(
                     return
         raise Aborted("the engine ended the request without an answer")
     except Exception as error:
-        on_end(classify(error).code)
+        status = classify(error)
+        if status is TABLE[Exception]:
+            log.exception("a stream ended by an unexpected error")
+        on_end(status.code)
         yield _frame(error_body(error))
 
 

@@ -140,13 +140,16 @@ async def test_an_error_in_the_middle_of_a_stream_is_its_last_event(tmp_path: Pa
         assert server.count("requests", "/generate", "deadline_exceeded") == 1
 
 
-async def test_an_unexpected_error_tells_the_client_nothing_of_itself(tmp_path: Path) -> None:
+async def test_an_unexpected_error_tells_the_log_everything_and_the_client_nothing_of_itself(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     async with rig(tmp_path) as server:
         for events in ([], [TextEvent(text="x")]):
             server.engine.script = [*events, KeyError("secret")]
             response = await server.generate(stream=bool(events))
             assert "secret" not in response.text
             assert "internal_error" in response.text
+        assert "KeyError: 'secret'" in caplog.text
         server.engine.script = None
         assert (await server.generate()).status_code == 200
 
