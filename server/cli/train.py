@@ -35,9 +35,11 @@ def train(*, text: Path, output: Path, model: str | None, is_json: bool, **given
     from adapters_store.tools.train import TrainOptions
     from adapters_store.tools.train import train as run
     from server.core.config import load_config
+    from server.core.log import configure_logging
     from server.runners.loading import resolve_model
 
     config = load_config({"model": model}, os.environ)
+    configure_logging(config.log_format, config.log_level)
     options = {key: value for key, value in given.items() if value not in (None, ())}
     model_dir = resolve_model(config.model, config.models_path)
     report = asdict(run(TrainOptions(model_dir=model_dir, text=text, output=output, **options)))
