@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from time import perf_counter
 
 from adapters_store.adapter import Adapter, Version
 from adapters_store.claims import Claims
@@ -10,7 +11,7 @@ from adapters_store.errors import AdapterUnavailable, BlobCorrupt
 from adapters_store.peers import Peers
 from adapters_store.tiers.disk import DiskTier
 from adapters_store.tiers.host import HostTier
-from adapters_store.tiers.observer import TierObserver
+from adapters_store.tiers.observer import TierName, TierObserver
 from adapters_store.tiers.single_flight import SingleFlight
 
 log = logging.getLogger(__name__)
@@ -37,7 +38,7 @@ class Supply:
                 return adapter
             self._observer.miss("host")
             while adapter is None:
-                loaded, led = self._flights.run(version, lambda: self._host.insert(self._load(version)))
+                loaded, led = self._flights.run(version, lambda: self._bring_up(version))
                 adapter = loaded if led else self._host.acquire(version)  # the leader's hold is its own
         except BaseException:
             self._claims.end(version)
@@ -52,14 +53,22 @@ class Supply:
     def load(self, version: Version) -> Adapter:
         """The adapter without a place in host memory. Raises AdapterUnavailable, BlobCorrupt."""
         with self._claims.claim(version):
-            return self._load(version)
+            return self._load(version)[0]
 
     def tell_disk(self) -> None:
         """Reports to the observer what the disk holds now."""
         self._observer.held("disk", **self._disk.describe())
 
-    def _load(self, version: Version) -> Adapter:
-        """From the disk, or by way of Redis if this disk lacks it or holds it damaged."""
+    def _bring_up(self, version: Version) -> Adapter:
+        """Into host memory, held once."""
+        started = perf_counter()
+        adapter, tier = self._load(version)
+        held = self._host.insert(adapter)
+        self._observer.fetched(tier, perf_counter() - started)
+        return held
+
+    def _load(self, version: Version) -> tuple[Adapter, TierName]:
+        """From the disk, or by way of Redis if this disk lacks it or holds it damaged; and which of the two."""
         damage: BlobCorrupt | None = None
         try:
             adapter = self._load_from_disk(version)
@@ -68,12 +77,12 @@ class Supply:
             log.error("%s", error)
         if adapter is not None:
             self._observer.hit("disk")
-            return adapter
+            return adapter, "disk"
         self._observer.miss("disk")
         adapter = self._peers.fetch(version)
         if adapter is not None:
             self.tell_disk()
-            return adapter
+            return adapter, "redis"
         if damage is not None:
             raise damage
         raise AdapterUnavailable(version, reason="its bytes are on no disk or Redis that can be reached")

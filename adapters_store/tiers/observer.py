@@ -18,6 +18,10 @@ class TierObserver(Protocol):
         """A lookup of one adapter that the tier passed on."""
         ...
 
+    def fetched(self, tier: TierName, seconds: float) -> None:
+        """An adapter was brought to the host from ``tier``, checked and ready, in so many seconds."""
+        ...
+
     def evicted(self, tier: TierName, num_entries: int) -> None: ...
 
     def held(self, tier: TierName, *, num_adapters: int, num_index_sets: int, num_bytes: int) -> None:
@@ -38,6 +42,9 @@ class SilentObserver:
         pass
 
     def miss(self, tier: TierName) -> None:
+        pass
+
+    def fetched(self, tier: TierName, seconds: float) -> None:
         pass
 
     def evicted(self, tier: TierName, num_entries: int) -> None:

@@ -22,6 +22,9 @@ class TierMetrics:
     def miss(self, tier: TierName) -> None:
         self._metrics.tier_misses.labels(tier).inc()
 
+    def fetched(self, tier: TierName, seconds: float) -> None:
+        self._metrics.switch_seconds.labels("fetch", tier).observe(seconds)
+
     def evicted(self, tier: TierName, num_entries: int) -> None:
         self._metrics.tier_evictions.labels(tier).inc(num_entries)
 

@@ -1,7 +1,13 @@
 from __future__ import annotations
 
+from pathlib import Path
+
+from adapters_store.store import AdapterStore
+from adapters_store.store_config import StoreConfig
+from adapters_store.tiers.redis_settings import RedisSettings
 from server.core.metrics import Metrics
 from server.core.tier_metrics import TierMetrics
+from tests.adapters_store.small_adapters import small_adapter, upload
 
 
 def test_what_a_tier_tells_is_what_is_exposed() -> None:
@@ -24,3 +30,18 @@ def test_what_a_tier_tells_is_what_is_exposed() -> None:
         "shira_index_set_bytes_shared 512.0",
         "shira_redis_up 1.0",
     } <= set(lines)
+
+
+def test_bringing_an_adapter_to_the_host_is_the_fetch_phase_of_a_switch(tmp_path: Path) -> None:
+    metrics = Metrics()
+    config = StoreConfig(data_dir=tmp_path / "data", redis=RedisSettings(mode="off"))
+    store = AdapterStore(config, observer=TierMetrics(metrics))
+    try:
+        parsed = upload(small_adapter())
+        store.put(parsed, tenant="default", name="a")
+        for _ in range(2):
+            store.release(store.acquire(parsed.adapter.version))
+    finally:
+        store.close()
+    told = metrics.registry.get_sample_value("shira_switch_seconds_count", {"phase": "fetch", "tier": "disk"})
+    assert told == 1  # the second time it was there
