@@ -5,6 +5,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Callable
 from dataclasses import dataclass
+from threading import Lock
 from typing import Any
 
 from adapters_store.adapter import Adapter, Fingerprint, Version
@@ -62,6 +63,7 @@ class AdapterStore:
             raise
         self._host = HostTier(config.host_budget_bytes, observer)
         self._claims = Claims()
+        self._pins_lock = Lock()
         self._on_gone: list[Callable[[Version], object]] = []
         self._names = Names(self._catalog, self._peers, writer)
         self._supply = Supply(self._host, self._disk, self._peers, self._claims, observer)
@@ -69,7 +71,7 @@ class AdapterStore:
 
     def start(self) -> None:
         """Returns when the names are reconciled with the other replicas, or Redis turned out not to be there."""
-        self._host.set_pinned(self._catalog.pinned_versions())
+        self._follow_pins()
         if not self._peers.is_shared:
             self._removal.collect_once()
         self._peers.start(self)
@@ -112,7 +114,7 @@ class AdapterStore:
         except AdapterStoreError:
             self._removal.destroy_unheld([version])
             raise
-        self._host.set_pinned(self._catalog.pinned_versions())
+        self._follow_pins()
         self._removal.destroy_unheld(self._names.forgotten(before, record))  # a history has its limit
         self._removal.retry()
         self._supply.tell_disk()
@@ -154,7 +156,7 @@ class AdapterStore:
             pinned=pinned,
             if_match=if_match,
         )
-        self._host.set_pinned(self._catalog.pinned_versions())
+        self._follow_pins()
         return record
 
     def delete(
@@ -165,7 +167,7 @@ class AdapterStore:
 
         Raises AdapterNotFound, CatalogConflict (also for the current version), StorageFull."""
         unreferenced = self._names.delete(AliasKey(tenant, name), version=version, if_match=if_match)
-        self._host.set_pinned(self._catalog.pinned_versions())
+        self._follow_pins()
         return unreferenced
 
     def subscribe(self, on_gone: Callable[[Version], object]) -> None:
@@ -224,7 +226,7 @@ class AdapterStore:
     # As the listener of the peers, on their thread.
 
     def applied(self, record: AliasRecord, before: AliasRecord | None) -> None:
-        self._host.set_pinned(self._catalog.pinned_versions())
+        self._follow_pins()
         gone = before.versions - self._catalog.referenced_versions() if before else frozenset()
         for version in gone:
             for on_gone in self._on_gone:
@@ -237,6 +239,10 @@ class AdapterStore:
 
     def idle(self) -> None:
         self._removal.retry()
+
+    def _follow_pins(self) -> None:
+        with self._pins_lock:  # or an older set could be told after a newer one
+            self._host.set_pinned(self._catalog.pinned_versions())
 
 
 def _key(tenant: str, name: str) -> AliasKey:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass
+from threading import Lock
 from typing import Literal, NamedTuple
 
 from torch import Tensor
@@ -40,6 +41,7 @@ class HostTier:
             budget_bytes, what="host tier", on_evict=lambda _key, _value: observer.evicted("host", 1)
         )
         self._pinned: frozenset[Version] = frozenset()
+        self._pin_lock = Lock()  # pins follow the last ``set_pinned``
 
     def acquire(self, version: Version) -> Adapter | None:
         """The adapter, held until ``release``, or None without a hold."""
@@ -72,8 +74,10 @@ class HostTier:
         except BaseException:
             self._cache.release(index_key)
             raise
-        if adapter.version in self._pinned:
-            self._pin(adapter.version, values.index_set)
+        with self._pin_lock:
+            if adapter.version in self._pinned:
+                for key in _keys(values):
+                    self._cache.pin(key)
         self.tell()
         return _adapter(values, index_set)
 
@@ -102,12 +106,14 @@ class HostTier:
 
     def set_pinned(self, versions: Collection[Version]) -> None:
         """These versions are not evicted once they are here, and no others are kept so."""
-        self._pinned = frozenset(versions)
-        for key, _ in self._cache.items():
-            self._cache.unpin(key)
-        for values in self._all_values():
-            if values.version in self._pinned:
-                self._pin(values.version, values.index_set)
+        with self._pin_lock:
+            self._pinned = frozenset(versions)
+            pinned = {key for values in self._all_values() if values.version in self._pinned for key in _keys(values)}
+            for key in pinned:  # before others are let go, so that none of them is without its pin for a moment
+                self._cache.pin(key)
+            for key, _ in self._cache.items():
+                if key not in pinned:
+                    self._cache.unpin(key)
 
     def describe(self) -> dict[str, object]:
         counts = self._cache.counts()
@@ -135,9 +141,10 @@ class HostTier:
     def _all_values(self) -> list[_Values]:
         return [value for _, value in self._cache.items() if isinstance(value, _Values)]
 
-    def _pin(self, version: Version, index_set: Digest) -> None:
-        self._cache.pin(_Key("values", version))
-        self._cache.pin(_Key("index set", index_set))
+
+def _keys(values: _Values) -> tuple[_Key, _Key]:
+    """Of the two entries that an adapter is."""
+    return _Key("values", values.version), _Key("index set", values.index_set)
 
 
 def _adapter(values: _Values, index_set: IndexSet) -> Adapter:

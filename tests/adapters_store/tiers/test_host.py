@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import sys
+from threading import Thread
+
 import pytest
 
 from adapters_store.adapter import Adapter
@@ -58,6 +61,31 @@ def test_the_least_recently_used_adapter_leaves_first_and_a_pinned_one_never() -
     host.set_pinned([d.version])
     bring(host, a)
     assert [host.is_resident(adapter.version) for adapter in (a, b, d)] == [True, False, True]
+
+
+def test_a_pinned_adapter_stays_while_pins_change() -> None:
+    """All pins came off before they went on again, and an insert in between evicted what was pinned."""
+    host = HostTier(2 * VALUES_BYTES + INDEX_SET_BYTES, SilentObserver())
+    pinned, *others = (small_adapter(values=number) for number in range(4))
+    bring(host, pinned)
+    host.set_pinned([pinned.version])
+
+    def pin_again() -> None:
+        for _ in range(3000):
+            host.set_pinned([pinned.version])
+
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        pinning = Thread(target=pin_again)
+        pinning.start()
+        while pinning.is_alive():
+            for adapter in others:
+                bring(host, adapter)
+    finally:
+        sys.setswitchinterval(interval)
+        pinning.join()
+    assert host.is_resident(pinned.version)
 
 
 def test_an_adapter_whose_index_set_was_evicted_is_not_resident_and_takes_no_hold() -> None:
