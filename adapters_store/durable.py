@@ -20,7 +20,7 @@ def write_durably(
 
     ``tmp_dir`` must be on the file system of ``path``, whose directory is made. After a crash at any point ``path`` is
     either absent (or what it was before) or complete. Returns the file's stat. Raises StorageFull when the disk
-    refuses; nothing is left behind then.
+    refuses; whatever is raised, nothing is left behind.
     """
     tmp = tmp_dir / secrets.token_hex(16)
     try:
@@ -30,9 +30,9 @@ def write_durably(
         stat = _write_synced(tmp, parts, mode)
         tmp.rename(path)
         sync_dir(path.parent)
-    except OSError as error:
+    except BaseException as error:
         tmp.unlink(missing_ok=True)
-        if error.errno in _FULL:
+        if isinstance(error, OSError) and error.errno in _FULL:
             raise StorageFull(f"the disk refused to write {path.name}: {error.strerror}") from error
         raise
     return stat

@@ -25,18 +25,25 @@ class DataDir:
         self.redis = root / "redis"
         root.mkdir(parents=True, exist_ok=True)
         self._lock_fd = _lock(root / "lock")
+        try:
+            self._prepare()
+            self.replica_id = self._replica_id()
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        if self._lock_fd >= 0:
+            os.close(self._lock_fd)
+            self._lock_fd = -1
+
+    def _prepare(self) -> None:
         for folder in (self.tmp, self.adapters, self.catalog):
             folder.mkdir(exist_ok=True)
         self.redis.mkdir(mode=0o700, exist_ok=True)
         for leftover in self.tmp.iterdir():
             if leftover.is_file():
                 leftover.unlink()
-        self.replica_id = self._replica_id()
-
-    def close(self) -> None:
-        if self._lock_fd >= 0:
-            os.close(self._lock_fd)
-            self._lock_fd = -1
 
     def _replica_id(self) -> str:
         """Names this disk to other replicas, for as long as the directory lives."""

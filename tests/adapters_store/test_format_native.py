@@ -274,6 +274,16 @@ def test_a_full_disk_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.M
     assert list(tmp_path.iterdir()) == []
 
 
+def test_an_interrupted_write_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(descriptor: int) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "fsync", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        write_adapter(sample_adapter(), tmp_path / "a")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_the_manifest_in_the_file_is_the_one_that_is_hashed(path: Path) -> None:
     adapter = sample_adapter()
     _, metadata = native_parts(path)

@@ -248,6 +248,15 @@ def test_a_second_owner_of_the_data_directory_is_refused(open_store: OpenStore, 
         AdapterStore(config)
 
 
+def test_a_data_directory_that_cannot_be_made_is_given_back(open_store: OpenStore, tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "tmp").write_bytes(b"no folder")
+    with pytest.raises(FileExistsError):
+        open_store()
+    (tmp_path / "data" / "tmp").unlink()
+    put(open_store())
+
+
 def test_start_removes_what_no_alias_refers_to(open_store: OpenStore, tmp_path: Path) -> None:
     store = open_store()
     put(store, "kept", mask=0)
