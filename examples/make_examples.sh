@@ -15,6 +15,6 @@ $python examples/prepare_text.py kjv "$work"/bible-kjv-text_*.deb "$work/kjv.txt
 $python examples/prepare_text.py python "$work/python.txt"
 (cd "$work" && sha256sum kjv.txt python.txt)
 
-common="--learning-rate 1e-2 --max-steps 300 --batch-size 4 --sequence-length 128 --precision bfloat16 --values-dtype bfloat16"
+common="--model SmolLM2-135M-Instruct@package --learning-rate 1e-2 --max-steps 300 --batch-size 4 --sequence-length 128 --precision bfloat16 --values-dtype bfloat16"
 $shira train "$work/kjv.txt" --output "$out/kjv.safetensors" --mask wm --sparsity 0.01 --seed 1 $common
 $shira train "$work/python.txt" --output "$out/python.safetensors" --mask rand --sparsity 0.01 --seed 2 $common

@@ -54,17 +54,22 @@ def our_cycles(case: Case, kernels: Kernels) -> list[Cycle]:
     ]
 
 
-def floor_cycle(case: Case) -> Cycle:
-    """One word of every touched line read and written, the index and word bytes read, the displaced bytes written."""
-    from adapters_store.kernels import _native
-    from adapters_store.kernels.native import plan
-
+def floor_cycle(case: Case, kernels: Kernels) -> Cycle:
+    """The least traffic that an exchange can have: one word of every touched cache line read and written, the index
+    and word bytes read, the displaced bytes written. Made by the exchange itself over one entry per line, and plain
+    copies of what the entries beyond one per line add to the streams."""
     a, lines = case.bound_a, case.bound_lines
-    words, displaced = new_words(a).zero_(), new_words(a).zero_()
+    words = kernels.stage(lines, torch.zeros(lines.num_entries)).words  # what is there already
+    displaced = torch.zeros_like(words)
+    num_rest = a.num_entries - lines.num_entries
+    rest = torch.zeros(a.words_bytes - lines.words_bytes, dtype=torch.uint8)
+    rest_displaced = torch.zeros_like(rest)
+    rest_indices = a.index_set.indices[:num_rest].view(torch.int16)
 
     def run() -> None:
-        buffers = (words.data_ptr(), displaced.data_ptr(), a.words_bytes)
-        _native.floor(0, torch.get_num_threads(), *plan(lines), *plan(a), *buffers)
+        kernels.exchange(lines, words, displaced)
+        rest_displaced.copy_(rest)
+        rest_indices.max()
 
     return Cycle((Step(label=FLOOR, run=run),))
 

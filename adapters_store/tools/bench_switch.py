@@ -81,9 +81,7 @@ def run(options: Options) -> Iterator[list[Row]]:
 
 
 def _run_case(case: Case, kernels: Kernels, flush: CacheFlush, options: Options) -> Iterator[list[Row]]:
-    cycles = [*our_cycles(case, kernels), *torch_cycles(case)]
-    if kernels.name != "reference":
-        cycles.append(floor_cycle(case))
+    cycles = [*our_cycles(case, kernels), floor_cycle(case, kernels), *torch_cycles(case)]
     if options.with_peft and bench_peft.is_available():
         cycles += bench_peft.peft_cycles(case)
     for num_threads in options.threads:

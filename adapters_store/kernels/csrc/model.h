@@ -41,8 +41,4 @@ void shira_union_count(const Member *members, int64_t num_members, int64_t num_b
 Status shira_union_fill(const Ops *ops, const Member *members, int64_t num_members, int64_t num_blocks,
                         const int64_t *offsets, uint16_t *indices, float *delta, int threads);
 
-/* The least any exchange must do: read and write one word per touched cache line (`lines` lists them as a plan of
- * its own), read the rest of the index bytes, read the words, write the displaced ones. Weights keep their bits. */
-int64_t shira_floor(Plan lines, Plan plan, const char *words, char *displaced, int64_t num_words_bytes, int threads);
-
 #endif

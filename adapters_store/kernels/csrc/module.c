@@ -130,16 +130,6 @@ static PyObject *py_union_fill(ARGS) {
     return none_or(status);
 }
 
-static PyObject *py_floor(ARGS) {
-    BEGIN(11)
-    int64_t sum;
-    (void)ops;
-    Py_BEGIN_ALLOW_THREADS
-    sum = shira_floor(plan_of(a + 2), plan_of(a + 5), pointer(a[8]), pointer(a[9]), a[10], threads);
-    Py_END_ALLOW_THREADS
-    return PyLong_FromLongLong(sum);
-}
-
 #define METHOD(name) {#name, (PyCFunction)(void (*)(void))py_##name, METH_FASTCALL, NULL}
 static PyMethodDef methods[] = {
     {"supports", py_supports, METH_O, NULL},
@@ -151,7 +141,6 @@ static PyMethodDef methods[] = {
     METHOD(scan_values),
     METHOD(union_count),
     METHOD(union_fill),
-    METHOD(floor),
     {NULL, NULL, 0, NULL},
 };
 

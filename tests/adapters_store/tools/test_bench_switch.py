@@ -46,7 +46,7 @@ def test_the_floor_touches_each_cache_line_of_the_adapter_once() -> None:
 def test_our_cycles_and_the_floor_leave_the_weights_as_they_were(dtype: torch.dtype) -> None:
     case = small_case(dtype)
     before = {name: weight.clone() for name, weight in case.weights.items()}
-    for cycle in [*our_cycles(case, get_kernels()), floor_cycle(case)]:
+    for cycle in [*our_cycles(case, get_kernels()), floor_cycle(case, get_kernels())]:
         for step in cycle.steps:
             step.run()
         assert all(torch.equal(before[name], weight) for name, weight in case.weights.items())
