@@ -128,6 +128,7 @@ def build_app(config: ServerConfig) -> FastAPI:
             engine.join()
             loaders.shutdown()
             store.close()
+            gc.unfreeze()  # what stays frozen at exit, extension modules report as leaked
             log.info("stopped")
 
     app.state.drain = partial(client.drain, config.drain_s)
