@@ -123,19 +123,15 @@ class RedisBlobs:
         return True
 
     def fetch(self, kind: BlobKind, digest: str) -> bytearray | None:
-        """The blob's bytes as found, or None."""
+        """The blob's bytes as found, or None. One that is not whole is forgotten, so that it is offered again."""
         key = self._key(kind, digest)
         head = self._link.call("GET", key)
-        num_bytes = int(head) if head is not None and head.isdigit() else -1
-        if not 0 <= num_bytes <= MAX_BLOB_BYTES:
+        if head is None:
             return None
-        blob = bytearray()
-        for number in range(_num_chunks(num_bytes)):
-            chunk = self._link.call("GET", f"{key}:{number}")
-            if chunk is None or len(chunk) != min(CHUNK_BYTES, num_bytes - len(blob)):
-                return None
-            blob += chunk
-        if kind == "values":
+        blob = self._read(key, head)
+        if blob is None:
+            self._link.call("DEL", key)
+        elif kind == "values":
             self._touch(digest)
         return blob
 
@@ -155,6 +151,18 @@ class RedisBlobs:
         num_bytes = int(head) if head is not None and head.isdigit() else 0
         for number in range(_num_chunks(min(num_bytes, MAX_BLOB_BYTES))):
             self._link.call("DEL", f"{key}:{number}")
+
+    def _read(self, key: str, head: bytes) -> bytearray | None:
+        num_bytes = int(head) if head.isdigit() else -1
+        if not 0 <= num_bytes <= MAX_BLOB_BYTES:
+            return None
+        blob = bytearray()
+        for number in range(_num_chunks(num_bytes)):
+            chunk = self._link.call("GET", f"{key}:{number}")
+            if chunk is None or len(chunk) != min(CHUNK_BYTES, num_bytes - len(blob)):
+                return None
+            blob += chunk
+        return blob
 
     def _write(self, key: str, parts: Sequence[bytes | memoryview]) -> None:
         blob = memoryview(b"".join(parts))

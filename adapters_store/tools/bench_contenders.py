@@ -11,7 +11,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from adapters_store.kernels import Kernels, new_words
+from adapters_store.kernels import Kernels
 from adapters_store.tools.bench_stack import Case
 from adapters_store.tools.bench_timing import Cycle, Step
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Collection
 
 from adapters_store.errors import AdapterStoreError
 from server.core.errors import EngineDied, ServerError, StepFailed, SwitchFailed
@@ -52,10 +52,10 @@ class Stepper:
         self._telemetry.queued(self._scheduler)
         return to_load
 
-    def fail(self, sequences: Iterable[Sequence], error: Exception) -> None:
+    def fail(self, sequences: Collection[Sequence], error: Exception) -> None:
         for sequence in sequences:
             sequence.sink(FailEvent(error=error))
-            self._remove(sequence)
+        self._remove(sequences)
 
     def step(self, plan: Plan) -> None:
         if not self._activate(plan):
@@ -114,12 +114,14 @@ class Stepper:
     def _advance(self, plan: Plan, tokens: list[StepToken]) -> None:
         now = self._clock.now()
         running = {sequence.id: sequence for sequence in plan.sequences}
+        done = []
         for token in tokens:
             sequence = running[token.id]
             reason = sequence.advance(token, now)
             if reason is not None:
                 self._finish(sequence, reason, now)
-        self._telemetry.queued(self._scheduler)
+                done.append(sequence)
+        self._remove(done)
 
     def _finish(self, sequence: Sequence, reason: FinishReason, now: float) -> None:
         execution = self._execution
@@ -127,13 +129,15 @@ class Stepper:
         sequence.finish(reason, self._runner.finish_text(sequence.id), receipt)
         self._scheduler.ended(now - sequence.request.arrived_s)
         self._telemetry.finished(sequence, now)
-        self._remove(sequence)
 
-    def _remove(self, sequence: Sequence) -> None:
-        self._runner.drop([sequence.id])
-        unused = self._scheduler.remove(sequence)
-        if unused is not None:
-            self._residency.release(unused)
+    def _remove(self, sequences: Collection[Sequence]) -> None:
+        """All at once: the runner moves the KV of those that stay each time."""
+        if sequences:
+            self._runner.drop([sequence.id for sequence in sequences])
+        for sequence in sequences:
+            unused = self._scheduler.remove(sequence)
+            if unused is not None:
+                self._residency.release(unused)
         self._telemetry.queued(self._scheduler)
 
     def _restore(self) -> None:

@@ -152,6 +152,19 @@ def test_a_corrupted_blob_in_redis_is_a_miss_and_is_removed(replicas: Replicas, 
     second.release(held)
 
 
+@pytest.mark.parametrize("kind", ["manifest", "index_set", "values"])
+def test_a_blob_that_redis_has_in_part_is_offered_again_whole(replicas: Replicas, kind: str) -> None:
+    """An eviction of Redis's own takes one key: as long as the length was there, nobody wrote the rest again."""
+    first = replicas.open("first")
+    put(first)
+    (chunk,) = replicas.keys(f"blob:{kind}:*:0")
+    replicas.redis.delete(chunk)
+    second = replicas.open("second")
+    held = second.acquire(small_adapter().version)
+    assert same_adapter(held, small_adapter())
+    second.release(held)
+
+
 def damage(folder: Path) -> None:
     (path,) = folder.iterdir()
     data = bytearray(path.read_bytes())

@@ -78,6 +78,7 @@ class FakeRunner:
     held_text: str = ""
     live: dict[RequestId, tuple[BlendKey, int]] = field(default_factory=dict)
     steps: list[tuple[BlendKey, frozenset[RequestId]]] = field(default_factory=list)
+    drops: list[frozenset[RequestId]] = field(default_factory=list)
     gate: Flag | None = None  # steps wait for it
 
     def fits(self, new: NewSequence) -> bool:
@@ -98,6 +99,7 @@ class FakeRunner:
         return self.held_text
 
     def drop(self, ids: Sequence[RequestId]) -> None:
+        self.drops.append(frozenset(ids))
         for request in ids:
             self.live.pop(request, None)
 

@@ -281,3 +281,16 @@ def test_the_gateway_gauge_is_left_to_those_who_publish_it(house: House) -> None
     """Set from two threads, it showed two series with different labels."""
     assert house.ask(A).end
     assert house.metrics.lora_requests_info.collect()[0].samples == []
+
+
+def test_requests_that_end_in_one_step_leave_the_runner_together(house: House) -> None:
+    """One by one, each moved the KV of all that were still there."""
+    house.runner.gate = Flag()
+    settle(house)
+    clients = [house.ask(A) for _ in range(3)]
+    house.runner.gate.set()
+    for client in clients:
+        assert client.end
+    settle(house)
+    assert sum(len(drop) for drop in house.runner.drops) == 3
+    assert len(house.runner.drops) < 3
