@@ -1,9 +1,10 @@
 # syntax=docker/dockerfile:1
-# CPU image. The dependencies are a layer of their own, below the source.
+# CPU image: TORCH_INDEX_URL chooses torch's CPU build. The dependencies are a layer of their own, below the source.
 ARG PYTHON_VERSION=3.11
 
 FROM python:${PYTHON_VERSION}-slim-bookworm AS build
-# The index that serves the wanted build of torch (CPU or CUDA); empty: pip's own default.
+# The index that serves the wanted build of torch. Empty: pip's own default, on x86-64 a CUDA build of several GB, whose
+# kernels (Triton) also need a C compiler where they run.
 ARG TORCH_INDEX_URL=""
 RUN apt-get update \
  && apt-get install --yes --no-install-recommends gcc libc6-dev libgomp1 \
