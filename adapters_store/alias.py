@@ -7,10 +7,11 @@ tombstone, so that a replica that missed the delete does not bring the name back
 
 from __future__ import annotations
 
-import json
 import re
 from dataclasses import asdict, dataclass, replace
-from typing import Any, NamedTuple, NewType
+from typing import NamedTuple, NewType
+
+from pydantic import TypeAdapter, ValidationError
 
 from adapters_store.adapter import Version, canonical_json
 from adapters_store.errors import AdapterNotFound, AdapterRejected, CatalogConflict
@@ -234,16 +235,20 @@ def encode_record(record: AliasRecord) -> bytes:
 
 
 def decode_record(data: bytes) -> AliasRecord:
-    """Raises ValueError if these are not the bytes of a record."""
+    """Raises ValueError if these are not the very bytes that ``encode_record`` gives of a record."""
     try:
-        fields: dict[str, Any] = json.loads(data)
-        history = tuple(HistoryEntry(**entry) for entry in fields.pop("history"))
-        record = AliasRecord(**{**fields, "tags": tuple(fields["tags"])}, history=history)
-        valid = isinstance(record.revision, int) and isinstance(record.writer, str) and isinstance(record.version, str)
+        record = _RECORD.validate_json(data, strict=True)
         check_name(record.name)
         check_name(record.tenant, field="tenant")
-    except (KeyError, TypeError, AttributeError, AdapterRejected) as error:
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise ValueError(f"not an alias record: {where[:80]}: {first['msg']}") from None
+    except AdapterRejected as error:
         raise ValueError(f"not an alias record: {error}") from error
-    if not valid:
-        raise ValueError("not an alias record: a field has the wrong type")
+    if encode_record(record) != data:  # an unknown field, a key twice
+        raise ValueError("not an alias record: another spelling than ours")
     return record
+
+
+_RECORD = TypeAdapter(AliasRecord)

@@ -124,6 +124,28 @@ def test_what_is_no_record_is_refused(data: bytes) -> None:
         decode_record(data)
 
 
+@pytest.mark.parametrize(
+    ("ours", "theirs"),
+    [
+        (b'"pinned":false', b'"pinned":"no"'),
+        (b'"pinned":false', b'"more":1,"pinned":false'),
+        (b'"pinned":false', b'"pinned":true,"pinned":false'),
+        (b'"tags":[]', b'"tags":[1]'),
+        (b'"tags":[]', b'"tags":' + b"[" * 100_000),  # deeper than the parser goes
+        (b'"revision":1', b'"revision":' + b"1" * 5000),
+        (b'"updated_at":1.0', b'"updated_at":NaN'),
+        (b'"version":"sha256', b'"version":"\\ud800sha256'),
+    ],
+)
+def test_a_record_with_one_thing_wrong_is_refused(ours: bytes, theirs: bytes) -> None:
+    """It came up later: in an answer to a client, or as an error that kept the names behind it from being read."""
+    data = encode_record(replace(upload(None, 1), updated_at=1.0, tags=()))
+    assert decode_record(data)
+    assert ours in data
+    with pytest.raises(ValueError, match=r"not an alias record|not JSON"):
+        decode_record(data.replace(ours, theirs))
+
+
 def test_a_version_once_proven_for_the_base_stays_so() -> None:
     record = upload(upload(upload(None, 1, verified=True), 2, verified=False), 1, verified=False)
     assert record.base_verified
