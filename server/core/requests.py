@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 RequestId = NewType("RequestId", str)
 Mode = Literal["fused", "mixed"]
 RequestedMode = Literal["auto", "fused"]
-FinishReason = Literal["stop", "length", "abort"]
+FinishReason = Literal["stop", "length"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -106,7 +106,9 @@ class EngineThread:
 
     @property
     def _is_drained(self) -> bool:
-        return bool(self._drains) and not self._scheduler.sequences
+        if not self._drains or self._scheduler.sequences:
+            return False
+        return not self._chores.is_busy or self._clock.now() >= self._drain_deadline_s
 
     @property
     def _drain_deadline_s(self) -> float:

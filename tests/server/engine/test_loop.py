@@ -257,6 +257,19 @@ def test_a_drain_past_its_deadline_fails_what_is_left(house: House) -> None:
     assert isinstance(client.error, Draining)
 
 
+def test_an_audit_under_way_is_finished_before_the_end(house: House) -> None:
+    house.runner.gate = Flag()
+    house.ask(A)
+    audit: Future[VerifyReport] = Future()
+    drained: Future[None] = Future()
+    assert house.engine.post(Verify(done=audit))
+    assert house.engine.post(Drain(deadline_s=house.clock.now() + 1000, done=drained))
+    house.execution.num_slices = 50
+    house.runner.gate.set()
+    drained.result(10)
+    assert audit.result(10).ok
+
+
 def test_the_metrics_tell_what_was_done(house: House) -> None:
     assert house.ask(A).end
     settle(house)
