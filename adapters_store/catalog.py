@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from bisect import bisect_right
 from pathlib import Path
-from threading import RLock
+from threading import Lock
 
 from adapters_store.adapter import Version
 from adapters_store.alias import AliasKey, AliasRecord, decode_record, encode_record
@@ -16,14 +16,11 @@ log = logging.getLogger(__name__)
 
 
 class Catalog:
-    """Any thread may call it. A method that changes a record returns once the change is durable.
-
-    ``lock`` makes read, decide, write one step: hold it around them.
-    """
+    """Any thread may call it. A method that changes a record returns once the change is durable."""
 
     def __init__(self, root: Path, *, tmp_dir: Path) -> None:
         """Reads what is there. A file that is not a record is reported and left alone (see ``is_complete``)."""
-        self.lock = RLock()
+        self._lock = Lock()
         self._root = root
         self._tmp_dir = tmp_dir
         self._records: dict[AliasKey, AliasRecord] = {}
@@ -41,7 +38,7 @@ class Catalog:
 
     def find(self, key: AliasKey) -> AliasRecord | None:
         """The record, tombstones included."""
-        with self.lock:
+        with self._lock:
             return self._records.get(key)
 
     def get(self, key: AliasKey) -> AliasRecord:
@@ -53,7 +50,7 @@ class Catalog:
 
     def page(self, tenant: str, *, after: str | None, limit: int) -> list[AliasRecord]:
         """Up to ``limit`` live records of a tenant, by name, those behind ``after``."""
-        with self.lock:
+        with self._lock:
             live = {
                 key.name: record for key, record in self._records.items() if key.tenant == tenant and not record.deleted
             }
@@ -63,7 +60,7 @@ class Catalog:
 
     def all(self) -> list[AliasRecord]:
         """Every record, tombstones included."""
-        with self.lock:
+        with self._lock:
             return list(self._records.values())
 
     def referenced_versions(self) -> set[Version]:
@@ -74,7 +71,7 @@ class Catalog:
 
     def adopt(self, record: AliasRecord) -> bool:
         """Takes the record if it is higher than the one held; True if it was. Raises StorageFull."""
-        with self.lock:
+        with self._lock:
             held = self._records.get(record.key)
             if held is not None and held.order >= record.order:
                 return False

@@ -24,9 +24,7 @@ def write_durably(
     """
     tmp = tmp_dir / secrets.token_hex(16)
     try:
-        if not path.parent.is_dir():
-            path.parent.mkdir(parents=True)
-            sync_dir(path.parent.parent)
+        make_dir_durably(path.parent)
         stat = _write_synced(tmp, parts, mode)
         tmp.rename(path)
         sync_dir(path.parent)
@@ -49,6 +47,15 @@ def _write_synced(path: Path, parts: Iterable[bytes | memoryview], mode: int) ->
         return os.fstat(fd)
     finally:
         os.close(fd)
+
+
+def make_dir_durably(path: Path, *, mode: int = 0o777) -> None:
+    """Makes the directory, and those above it, unless it is there."""
+    if path.is_dir():
+        return
+    make_dir_durably(path.parent)
+    path.mkdir(mode=mode, exist_ok=True)
+    sync_dir(path.parent)
 
 
 def remove_durably(path: Path) -> bool:

@@ -16,6 +16,7 @@
     ├── BudgetExceeded             does not fit the tier's byte budget, even with everything else evicted
     ├── StorageFull                the disk refused the write; nothing was left behind
     ├── DataDirLocked              another process owns the data directory
+    ├── EmbeddedRedisUnavailable   no Redis-protocol server can be started on this machine
     └── TrainingRefused            options, text or model cannot make an adapter; nothing was written
 """
 

@@ -7,7 +7,7 @@ import os
 import secrets
 from pathlib import Path
 
-from adapters_store.durable import write_durably
+from adapters_store.durable import make_dir_durably, write_durably
 from adapters_store.errors import DataDirLocked
 
 
@@ -23,7 +23,7 @@ class DataDir:
         self.adapters = root / "adapters"
         self.catalog = root / "catalog"
         self.redis = root / "redis"
-        root.mkdir(parents=True, exist_ok=True)
+        make_dir_durably(root)
         self._lock_fd = _lock(root / "lock")
         try:
             self._prepare()
@@ -39,8 +39,8 @@ class DataDir:
 
     def _prepare(self) -> None:
         for folder in (self.tmp, self.adapters, self.catalog):
-            folder.mkdir(exist_ok=True)
-        self.redis.mkdir(mode=0o700, exist_ok=True)
+            make_dir_durably(folder)
+        make_dir_durably(self.redis, mode=0o700)
         for leftover in self.tmp.iterdir():
             if leftover.is_file():
                 leftover.unlink()

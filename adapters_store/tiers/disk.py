@@ -17,7 +17,7 @@ from torch import Tensor
 
 from adapters_store.adapter import Adapter, Digest, IndexSet, Version
 from adapters_store.container import Limits, map_file
-from adapters_store.durable import remove_durably, write_durably
+from adapters_store.durable import make_dir_durably, remove_durably, write_durably
 from adapters_store.errors import AdapterRejected, BlobCorrupt, StorageFull
 from adapters_store.format import decode_index_set, decode_values, encode_index_set, encode_values
 from adapters_store.tiers.data_dir import DataDir
@@ -46,7 +46,7 @@ class DiskTier:
         self._values = data_dir.adapters / "values"
         self._manifests = data_dir.adapters / "manifests"
         for folder in (self._index_sets, self._values, self._manifests):
-            folder.mkdir(exist_ok=True)
+            make_dir_durably(folder)
         self._lock = RLock()
         self._verified: dict[Path, _Stamp] = {}
         self._by_version: dict[Version, StoredManifest] = {}

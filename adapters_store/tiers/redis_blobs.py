@@ -27,7 +27,7 @@ local function drop(p, hex)
   local size = tonumber(redis.call('HGET', p .. 'values:sizes', hex) or '0')
   local blob = p .. 'blob:values:' .. hex
   redis.call('DEL', blob)
-  for i = 0, math.ceil(size / 4194304) - 1 do redis.call('DEL', blob .. ':' .. i) end
+  for i = 0, math.ceil(size / CHUNK_BYTES) - 1 do redis.call('DEL', blob .. ':' .. i) end
   redis.call('HDEL', p .. 'values:sizes', hex)
   redis.call('ZREM', p .. 'values:used', hex)
   redis.call('SREM', p .. 'values:pinned', hex)
@@ -36,7 +36,7 @@ local function now()
   local time = redis.call('TIME')
   return time[1] * 1000000 + time[2]
 end
-"""
+""".replace("CHUNK_BYTES", str(CHUNK_BYTES))
 # prefix, hex, bytes, budget, may evict, pin, replica -> evicted count, or -1 if there is no room
 _RESERVE = (
     _DROP
