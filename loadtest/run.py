@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 
 from server.core.config import load_config
-from server.demo import DemoOptions, push_examples, running_server
+from server.demo import DemoOptions, example_files, push_examples, running_server
 
 ROOT = Path(__file__).parent.parent
 
@@ -24,8 +24,9 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     options = DemoOptions(examples_dir=ROOT / "examples", models_dir=load_config({}, os.environ).models_path)
+    examples = example_files(options.examples_dir)
     with running_server(options) as client:
-        push_examples(client, options.examples_dir)
+        push_examples(client, examples)
         command = [sys.executable, "-m", "locust", "-f", str(ROOT / "loadtest" / "locustfile.py"), "--headless"]
         command += ["--host", str(client.base_url), "--users", str(arguments.users), "--spawn-rate", "4"]
         command += ["--run-time", f"{arguments.seconds}s", "--only-summary"]

@@ -13,7 +13,7 @@ import sys
 import tempfile
 import textwrap
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,8 +49,9 @@ class DemoOptions:
 
 def run(options: DemoOptions) -> None:
     """Prints the whole story. Raises DemoFailed when an answer is not what it must be."""
+    examples = example_files(options.examples_dir)
     with running_server(options) as client:
-        names = push_examples(client, options.examples_dir)
+        names = push_examples(client, examples)
         first, second = names[:2]
         base_before = _ask(client, options.prompt, "base", [])
         for name in names:
@@ -67,11 +68,16 @@ def run(options: DemoOptions) -> None:
         _say(f"Audit of {audit['bytes']:,} bytes of weights: intact, {audit['digest'][:23]}…")
 
 
-def push_examples(client: httpx.Client, examples_dir: Path) -> list[str]:
-    """Uploads every adapter file of the folder; returns their names in order."""
+def example_files(examples_dir: Path) -> list[Path]:
+    """The adapter files of the folder, in order. Raises DemoFailed if there are not two."""
     paths = sorted(examples_dir.glob("*.safetensors"))
     if len(paths) < 2:
         raise DemoFailed(f"{examples_dir}: expected two adapters (*.safetensors), got {len(paths)}")
+    return paths
+
+
+def push_examples(client: httpx.Client, paths: Sequence[Path]) -> list[str]:
+    """Uploads every file; returns the adapters' names in order."""
     for path in paths:
         _push(client, path)
     return [path.stem for path in paths]

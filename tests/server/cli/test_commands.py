@@ -75,3 +75,12 @@ def test_train_refuses_wrong_options_before_anything_is_loaded(
         assert run([*arguments, *wrong]) == 2
         assert wrong[0] in capsys.readouterr().err
     assert run(["train", str(tmp_path / "none"), "-o", "x"]) == 2
+
+
+def test_the_demo_misses_its_examples_before_it_starts_a_server(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["demo", "--examples", str(tmp_path)]) == 1
+    told = capsys.readouterr()
+    assert told.out == ""
+    assert "expected two adapters" in told.err
