@@ -79,8 +79,10 @@ class AdapterStore:
 
     def close(self) -> None:
         """Stops the Redis side and gives the data directory back. Adapters still held stay usable."""
-        self._peers.close()
-        self._data_dir.close()
+        try:
+            self._peers.close()
+        finally:
+            self._data_dir.close()
 
     @property
     def redis_up(self) -> bool:

@@ -84,6 +84,8 @@ class HostTier:
     def release(self, adapter: Adapter) -> None:
         self._cache.release(_Key("values", adapter.version))
         self._cache.release(_Key("index set", adapter.index_set.digest))
+        if not self.is_resident(adapter.version):  # it was marked to leave
+            self.tell()
 
     def index_set(self, digest: Digest) -> IndexSet | None:
         """The index set if some adapter brought it here, not held."""

@@ -114,3 +114,13 @@ def test_a_dropped_adapter_leaves_at_its_last_release() -> None:
     host.release(held)
     assert not host.is_resident(held.version)
     assert host.describe()["num_bytes"] == 0
+
+
+def test_what_leaves_at_its_last_release_is_told() -> None:
+    told = Told()
+    host = HostTier(1 << 20, told)
+    held = host.insert(small_adapter())
+    host.drop(held.version)
+    assert told.holds == (1, 1, VALUES_BYTES + INDEX_SET_BYTES)
+    host.release(held)
+    assert told.holds == (0, 0, 0)
