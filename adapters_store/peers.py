@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Set
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -19,6 +20,10 @@ class PeerListener(Protocol):
 
     def reconciled(self) -> None:
         """Every name that Redis knows is in the catalog."""
+        ...
+
+    def fetched(self, versions: Set[Version]) -> None:
+        """Those of these versions that could be had are on the disk now, deleted meanwhile or not."""
         ...
 
     def idle(self) -> None:

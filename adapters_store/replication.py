@@ -9,6 +9,7 @@ whenever Redis was found emptied and some time after a task failed, makes up for
 from __future__ import annotations
 
 import logging
+from collections.abc import Set
 from threading import Condition, Event, Thread
 from time import monotonic
 
@@ -147,7 +148,7 @@ class Replication:
                 self._apply_news(news)
                 for version in wanted:
                     self._exchange.offer_wanted(version)
-                self._exchange.fetch_missing(arrived & self._catalog.referenced_versions())
+                self._fetch_missing(arrived & self._catalog.referenced_versions())
                 if is_idle_due:
                     self._send_unsent()
                     self._listener.idle()
@@ -174,7 +175,7 @@ class Replication:
         self._passed.set()
         self._listener.reconciled()
         self._exchange.offer_all(self._catalog.referenced_versions())
-        self._exchange.fetch_missing(self._catalog.referenced_versions())
+        self._fetch_missing(self._catalog.referenced_versions())
 
     def _apply_news(self, news: set[AliasKey]) -> None:
         for key in news:
@@ -183,7 +184,12 @@ class Replication:
                 continue
             record = self._apply(shared)
             if record is not None:
-                self._exchange.fetch_missing(record.versions)
+                self._fetch_missing(record.versions)
+
+    def _fetch_missing(self, versions: Set[Version]) -> None:
+        if versions:
+            self._exchange.fetch_missing(versions)
+            self._listener.fetched(versions)
 
     def _apply(self, shared: SharedRecord) -> AliasRecord | None:
         """The record if it is news here."""

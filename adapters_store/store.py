@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Set
 from dataclasses import dataclass
 from threading import Lock
 from typing import Any
@@ -238,6 +238,10 @@ class AdapterStore:
 
     def reconciled(self) -> None:
         self._removal.collect_once()
+
+    def fetched(self, versions: Set[Version]) -> None:
+        self._removal.destroy_unheld(versions - self._catalog.referenced_versions())
+        self._supply.tell_disk()
 
     def idle(self) -> None:
         self._removal.retry()

@@ -19,6 +19,7 @@ from adapters_store.catalog import Catalog
 from adapters_store.errors import AdapterNotFound, AdapterUnavailable, CatalogConflict, StorageFull
 from adapters_store.store import AdapterStore
 from adapters_store.tiers.observer import SilentObserver
+from adapters_store.tiers.redis_blobs import BlobKind, RedisBlobs
 from tests.adapters_store.replicas import PREFIX, Replicas, wait_until
 from tests.adapters_store.small_adapters import same_adapter, small_adapter, upload
 
@@ -81,6 +82,27 @@ def test_uploads_moves_and_deletes_reach_the_other_replica_with_their_bytes(repl
     wait_for_copy(second, 0)
     assert set(gone) == {small_adapter(values=0).version, small_adapter(values=1).version}
     wait_until(lambda: replicas.keys("blob:*") == [], what="the bytes gone from Redis")
+
+
+def test_what_is_deleted_while_it_is_fetched_does_not_stay(replicas: Replicas, monkeypatch: pytest.MonkeyPatch) -> None:
+    first, second = replicas.open("first"), replicas.open("second")
+    version = small_adapter(mask=1).version
+    fetch = RedisBlobs.fetch
+
+    def fetch_overtaken(blobs: RedisBlobs, kind: BlobKind, digest: str) -> bytearray | None:
+        if digest == version and threading.current_thread().name == "shira-replication" and knows(second, "gone"):
+            assert second.delete("default", "gone") == [version]
+            assert second.destroy(version, timeout_s=0)
+        return fetch(blobs, kind, digest)
+
+    monkeypatch.setattr(RedisBlobs, "fetch", fetch_overtaken)
+    monkeypatch.setattr(RedisBlobs, "discard", lambda *_: None)  # the bytes are still on their way
+    put(first, "gone", mask=1)
+    wait_until(lambda: not knows(first, "gone"), what="the delete at the first replica")
+    put(first, "kept", mask=2)
+    wait_until(lambda: knows(second, "kept"), what="the next name, which is read after that fetch")
+    second.release(second.acquire(small_adapter(mask=2).version))
+    assert num_on_disk(second) == 1
 
 
 def test_a_delete_waits_at_the_other_replica_for_its_holders(replicas: Replicas) -> None:
