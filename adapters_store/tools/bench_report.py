@@ -116,9 +116,9 @@ def draw(rows: Sequence[Row], path: Path) -> None:
     axes = figure.subplots()
     colours = ["tab:blue" if row.label in OURS else "tab:grey" for row in group]
     bars = axes.barh([row.label for row in group], [row.timing.median_s * 1e3 for row in group], color=colours)
-    axes.bar_label(bars, fmt="%.3g", padding=3)
+    axes.bar_label(bars, labels=[f"{row.timing.median_s * 1e3:,.1f}" for row in group], padding=3)
     axes.set_xscale("log")
-    axes.margins(x=0.15)
+    axes.margins(x=0.2)
     axes.set_xlabel("median, milliseconds")
     axes.set_title(f"{group[0].case}, {group[0].dtype}, {group[0].sparsity:.0%}, threads: {group[0].num_threads}")
     figure.savefig(path, format="png", dpi=120)
