@@ -20,6 +20,7 @@ from server.execution.fused import FusedExecution
 from server.runners.llm import LlmRunner
 from server.runners.loading import LoadedModel, load_llm
 from server.runners.text import TextCodec
+from tests.e2e.real_adapters import default_base
 from tests.server.execution.world import Shelf
 from tests.server.runners.tiny_model import TEXT, Architecture, save_tiny_model
 
@@ -42,9 +43,10 @@ def merged_by_peft(base: Path, adapter: Path, targets: list[str]) -> Any:
     """Saves a checkpoint of random deltas, then the model that PEFT merges it into."""
     torch.manual_seed(5)
     config = peft.ShiraConfig(r=2, target_modules=targets, init_weights=False)
-    tuned = peft.get_peft_model(AutoModelForCausalLM.from_pretrained(base), config)
+    tuned = peft.get_peft_model(AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32), config)
     tuned.save_pretrained(adapter)
-    return peft.PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), adapter).merge_and_unload()
+    model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
+    return peft.PeftModel.from_pretrained(model, adapter).merge_and_unload()
 
 
 def fused_here(loaded: LoadedModel, adapter: Path) -> FusedExecution:
@@ -101,11 +103,20 @@ def generated(model: Any, loaded: LoadedModel) -> list[list[int]]:
 
 @pytest.mark.parametrize("architecture", ["llama", "gpt-neox"])
 def test_greedy_tokens_are_those_of_pefts_merged_model(tmp_path: Path, architecture: Architecture) -> None:
-    base = save_tiny_model(tmp_path / "base", architecture)
-    loaded = load_llm(base, dtype="float32")
+    check_against_peft(save_tiny_model(tmp_path / "base", architecture), tmp_path / "adapter", TARGETS[architecture])
+
+
+@pytest.mark.slow
+def test_greedy_tokens_over_the_real_base_are_those_of_pefts_merged_model(tmp_path: Path) -> None:
+    base, _ = default_base()
+    check_against_peft(base, tmp_path / "adapter", TARGETS["llama"])
+
+
+def check_against_peft(base: Path, adapter: Path, targets: list[str]) -> None:
+    loaded = load_llm(base, dtype="float32", device="cpu")
     before = answers(loaded, Blend())
-    merged = merged_by_peft(base, tmp_path / "adapter", TARGETS[architecture])
-    execution = fused_here(loaded, tmp_path / "adapter")
+    merged = merged_by_peft(base, adapter, targets)
+    execution = fused_here(loaded, adapter)
     mine = dict(loaded.model.named_parameters())
     assert all(torch.equal(parameter, mine[name]) for name, parameter in merged.named_parameters())
     after = answers(loaded, execution.active)
