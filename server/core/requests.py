@@ -56,6 +56,11 @@ class GenerationRequest:
     arrived_s: float
     deadline_s: float | None
 
+    @property
+    def deadline_ms(self) -> int:
+        """From arrival, as it was asked for; 0 for none."""
+        return 0 if self.deadline_s is None else round((self.deadline_s - self.arrived_s) * 1e3)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Usage:

@@ -8,7 +8,7 @@ from concurrent.futures import Future
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from server.core.errors import Draining, EngineDied, QueueFull
+from server.core.errors import DeadlineExceeded, Draining, EngineDied, QueueFull
 from server.core.requests import GenerationRequest
 from server.core.steps import VerifyReport
 from server.engine.loop import EngineThread
@@ -51,7 +51,7 @@ class EngineClient:
         self._submit(Submit(request=request, sink=sink))
         is_over = False
         try:
-            event = await events.get()
+            event = await self._next(events, request)
             if isinstance(event, FailEvent) and isinstance(event.error, QueueFull | Draining):
                 is_over = True
                 raise event.error
@@ -60,10 +60,21 @@ class EngineClient:
                 yield event
                 if is_over:
                     return
-                event = await events.get()
+                event = await self._next(events, request)
         finally:
             if not is_over:
                 self._engine.post(Abort(request_id=request.id))
+
+    async def _next(self, events: asyncio.Queue[Event], request: GenerationRequest) -> Event:
+        """The next event, or the end at the deadline: inside a long step the engine cannot tell it in time."""
+        if request.deadline_s is None:
+            return await events.get()
+        try:
+            async with asyncio.timeout(max(0.0, request.deadline_s - self._clock.now())):
+                return await events.get()
+        except TimeoutError:
+            self._engine.post(Abort(request_id=request.id))
+            return FailEvent(error=DeadlineExceeded(deadline_ms=request.deadline_ms))
 
     async def verify(self) -> VerifyReport:
         done: Future[VerifyReport] = Future()

@@ -173,8 +173,7 @@ class EngineThread:
     def _expire(self) -> None:
         now = self._clock.now()
         for sequence in self._scheduler.expired(now):
-            deadline_ms = round((sequence.deadline_s - sequence.request.arrived_s) * 1e3)
-            self._stepper.fail([sequence], DeadlineExceeded(deadline_ms=deadline_ms))
+            self._stepper.fail([sequence], DeadlineExceeded(deadline_ms=sequence.request.deadline_ms))
         if now >= self._drain_deadline_s:
             late = Draining("the server stopped before the request was done")
             self._stepper.fail(self._scheduler.sequences, late)

@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from server.core.errors import Draining, EngineDied, QueueFull
+from server.core.errors import DeadlineExceeded, Draining, EngineDied, QueueFull
 from server.core.metrics import Metrics
 from server.engine.client import EngineClient
 from server.engine.loop import EngineThread
-from server.engine.messages import FinishEvent, TextEvent
+from server.engine.messages import FailEvent, FinishEvent, TextEvent
 from server.engine.scheduler import Limits
 from tests.server.engine.fakes import FakeClock, FakeExecution, FakeResidency, FakeRunner, make_blend, make_request
 
@@ -72,6 +72,23 @@ def test_closing_the_iterator_aborts_the_request() -> None:
         await house.client.inspect()  # handled after the abort
         assert house.runner.live == {}
         assert house.residency.held == []
+
+    house.run(story())
+
+
+def test_a_deadline_is_kept_while_a_long_step_holds_the_engine_up() -> None:
+    house = House()
+    house.runner.gate = Flag()
+
+    async def story() -> None:
+        request = make_request(A, deadline_s=100.2)  # the fake clock stands at 100
+        events = [event async for event in house.client.generate(request)]
+        assert [type(event.error) for event in events if isinstance(event, FailEvent)] == [DeadlineExceeded]
+        assert house.runner.gate is not None
+        assert not house.runner.gate.is_set()
+        house.runner.gate.set()
+        await house.client.inspect()  # handled after the abort
+        assert house.runner.live == {}
 
     house.run(story())
 
