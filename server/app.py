@@ -10,6 +10,7 @@ import gc
 import logging
 import math
 import signal
+import socket
 import sys
 from collections.abc import AsyncIterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -28,6 +29,7 @@ from adapters_store.tiers.redis_settings import RedisSettings
 from server.api.app import build_api
 from server.api.services import BaseInfo, Services
 from server.core.clock import MonotonicClock
+from server.core.errors import ServerError
 from server.core.log import configure_logging
 from server.core.metrics import Metrics
 from server.core.settings import ServerConfig
@@ -50,12 +52,17 @@ LAST_ANSWERS_S = 5  # after a drain, for those that did not finish in time to be
 NOT_STARTED = 3  # exit code
 
 
+class NotListening(ServerError):
+    """The address cannot be had."""
+
+
 def run(config: ServerConfig) -> None:
     """Serves until SIGTERM or SIGINT, then drains and exits with 0."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # uvicorn raises it again when all is drained
     configure_logging(config.log_format, config.log_level)
     if config.threads is not None:
         torch.set_num_threads(config.threads)
+    check_address(config)
     app = build_app(config)
     http = uvicorn.Config(
         app,
@@ -70,6 +77,19 @@ def run(config: ServerConfig) -> None:
         server.run()
     if not server.started:
         sys.exit(NOT_STARTED)
+
+
+def check_address(config: ServerConfig) -> None:
+    """Says now, not after the base is loaded, that the address cannot be had. Raises NotListening."""
+    family = socket.AF_INET6 if ":" in config.host else socket.AF_INET
+    with socket.socket(family) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((config.host, config.port))
+        except OSError as error:
+            raise NotListening(
+                f"cannot listen on {config.host}:{config.port}: {error.strerror}; see --host and --port"
+            ) from error
 
 
 def build_app(config: ServerConfig) -> FastAPI:
