@@ -93,7 +93,8 @@ def show(*, remote: Remote, name: str, is_json: bool) -> None:
 def rm(*, remote: Remote, name: str, version: str | None, is_json: bool) -> None:
     """Delete an adapter; returns once its memory is free."""
     deleted = remote.json("DELETE", _path(name), params={"version": version} if version else {})
-    _show(deleted, f"{name} deleted, {len(deleted['versions'])} versions freed", is_json=is_json)
+    gone = f"{name} deleted" if version is None else f"{version} of {name} deleted, {name} itself is kept"
+    _show(deleted, f"{gone}; {_freed(len(deleted['versions']))}", is_json=is_json)
 
 
 @adapters.command()
@@ -107,6 +108,12 @@ def rollback(*, remote: Remote, name: str, version: str | None, is_json: bool) -
     target = version or _previous(name, remote.json("GET", f"{_path(name)}/versions")["versions"])
     adapter = remote.json("PATCH", _path(name), json={"version": target}, headers={"If-Match": etag})
     _show(adapter, f"{name} is at {adapter['version']}", is_json=is_json)
+
+
+def _freed(num_versions: int) -> str:
+    if num_versions == 0:
+        return "no version freed: another name still uses what it had"
+    return f"{num_versions} version{'' if num_versions == 1 else 's'} freed"
 
 
 def _previous(name: str, versions: list[dict[str, Any]]) -> str:

@@ -67,6 +67,21 @@ def test_an_adapter_goes_in_is_listed_shown_rolled_back_and_removed(
     assert "404: adapter 'pirate' does not exist" in capsys.readouterr().err
 
 
+def test_rm_says_what_went_and_what_stayed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    versions = []
+    for name, values in (("old", 3), ("two", 3), ("two", 4), ("two", 5)):
+        assert run(["adapters", "push", str(adapter_file(tmp_path, name, values=values)), "--json"]) == 0
+        versions.append(printed(capsys)["version"])
+    assert run(["adapters", "rm", "two", "--version", versions[1]]) == 0
+    kept = f"{versions[1]} of two deleted, two itself is kept; no version freed: another name still uses what it had\n"
+    assert capsys.readouterr().out == kept
+    assert run(["adapters", "rm", "two", "--version", versions[2]]) == 0
+    assert capsys.readouterr().out == f"{versions[2]} of two deleted, two itself is kept; 1 version freed\n"
+    assert run(["adapters", "rm", "two"]) == 0
+    assert capsys.readouterr().out == "two deleted; 1 version freed\n"
+    assert run(["adapters", "rm", "old"]) == 0
+
+
 def test_a_peft_checkpoint_directory_is_pushed_under_its_own_name(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
