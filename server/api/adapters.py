@@ -10,7 +10,7 @@ from fastapi import Path as InPath
 from fastapi.responses import FileResponse
 
 from adapters_store.adapter import Version
-from adapters_store.alias import NAME_PATTERN
+from adapters_store.alias import NAME_PATTERN, HistoryEntry, history_entry
 from adapters_store.format import write_adapter
 from server.api.adapter_views import AdapterPage, AdapterPatch, AdapterView, Deleted, VersionsPage
 from server.api.auth import AdminKey, Key
@@ -136,19 +136,19 @@ async def delete(
 async def content(
     name: Name, services: ServicesDep, key: AdminKey, until_answered: UntilAnswered, version: ChosenVersion = None
 ) -> FileResponse:
-    """The adapter as a native file; the version is the ETag."""
-    wanted = Version(version) if version else None
-    resolved = await services.workers.quick(services.store.resolve, key.tenant, name, wanted)
+    """The adapter as a native file, with the card it was uploaded with; the version is the ETag."""
+    record = await services.workers.quick(services.store.get_record, key.tenant, name)
+    chosen = history_entry(record, Version(version) if version else record.version)
     directory = await until_answered.enter_async_context(scratch_directory(services))
     path = directory / "adapter.safetensors"
-    await services.workers.heavy(_write_file, services, resolved, path)
+    await services.workers.heavy(_write_file, services, chosen, path)
     return FileResponse(
         path,
         media_type="application/octet-stream",
         filename=f"{name}.safetensors",
-        headers={"ETag": f'"{resolved}"'},
+        headers={"ETag": f'"{chosen.version}"'},
     )
 
 
-def _write_file(services: Services, version: Version, path: Path) -> None:
-    write_adapter(services.store.export(version), path)
+def _write_file(services: Services, entry: HistoryEntry, path: Path) -> None:
+    write_adapter(services.store.export(entry.version), path, card=entry.card)

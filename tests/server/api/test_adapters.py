@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from adapters_store.format import read_adapter
+from adapters_store.format import read_adapter, write_adapter
 from tests.adapters_store.small_adapters import same_adapter, small_adapter
 from tests.server.api.rig import BASE, error_of, rig
 from tests.server.fakes import FINGERPRINT
@@ -101,6 +101,15 @@ async def test_a_download_is_the_adapter_as_it_was_uploaded_and_leaves_no_file(t
         path.write_bytes(downloaded.content)
         assert same_adapter(read_adapter(path, base=BASE).adapter, small_adapter(values=1, base=FINGERPRINT))
         assert list((tmp_path / "data" / "scratch").iterdir()) == []
+
+
+async def test_a_download_keeps_the_card_of_the_upload(tmp_path: Path) -> None:
+    async with rig(tmp_path) as server:
+        path = tmp_path / "carded.safetensors"
+        write_adapter(small_adapter(base=FINGERPRINT), path, card={"mask": "wm", "seed": 7})
+        uploaded = path.read_bytes()
+        await server.client.post("/adapters", data={"name": "carded"}, files={"file": uploaded})
+        assert (await server.client.get("/adapters/carded/content")).content == uploaded
 
 
 async def test_overlap_tells_how_much_two_adapters_share(tmp_path: Path) -> None:
