@@ -42,9 +42,9 @@ def setting_flags(command: Callable[..., Any]) -> Callable[..., Any]:
 @setting_flags
 def serve(config_file: Path | None, **flags: object) -> None:
     """Start the server. A flag wins over the environment, that over the config file, that over the default."""
-    config = load_config(flags, os.environ, config_file)
     for name in unknown_variables(os.environ):
         click.echo(f"Warning: the environment variable {name} is not a setting and is ignored", err=True)
+    config = load_config(flags, os.environ, config_file)
     from server import app
 
     app.run(config)

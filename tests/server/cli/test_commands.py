@@ -46,6 +46,16 @@ def test_a_wrong_setting_is_one_line_naming_key_value_and_source(
     assert error.count("\n") == 1
 
 
+def test_a_variable_that_is_no_setting_is_warned_of_even_where_another_setting_is_wrong(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("SHIRA_PROT", "3")
+    assert run(["serve", "--max-queue", "lots"]) == 2
+    warning, error = capsys.readouterr().err.splitlines()
+    assert warning == "Warning: the environment variable SHIRA_PROT is not a setting and is ignored"
+    assert error.startswith("Error: flag --max-queue")
+
+
 def test_the_command_runs_as_a_module() -> None:
     done = subprocess.run([sys.executable, "-m", "server", "--version"], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == f"shira, version {__version__}"
