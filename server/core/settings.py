@@ -69,7 +69,8 @@ class ServerConfig(BaseModel):
     model: str = Field(
         default="SmolLM2-135M-Instruct",
         min_length=1,
-        description="Base model: a directory, a hub id or the default's name.",
+        description="Base model: a directory, a hub id or the default's name, whose source @hub or @package behind it "
+        "insists on.",
     )
     dtype: Literal["auto", "bfloat16", "float16", "float32"] = Field(
         default="auto", description="Dtype of the base in memory; auto is as stored."

@@ -28,6 +28,11 @@ def test_every_setting_but_the_secrets_is_a_flag_of_serve(capsys: pytest.Capture
         assert env_name(key) in words
 
 
+def test_the_help_of_serve_names_the_two_sources_of_the_default_model(capsys: pytest.CaptureFixture[str]) -> None:
+    run(["serve", "--help"])
+    assert {"@hub", "@package"} <= set(capsys.readouterr().out.split())
+
+
 @pytest.mark.parametrize(
     "arguments", [["nonsense"], ["serve", "--nonsense"], ["adapters", "push"], ["serve", "--port", "x"]]
 )
