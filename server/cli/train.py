@@ -3,29 +3,57 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import click
 
+from server.core.config import ServerConfig, env_name
 
-@click.command()
+Command = Callable[..., Any]
+
+
+class RecipeOption(click.Option):
+    """Shows the default of its field of ``TrainOptions``, which is imported, torch with it, only for the help."""
+
+    def get_help_record(self, ctx: click.Context) -> tuple[str, str] | None:
+        from adapters_store.tools.train_options import TrainOptions
+
+        record = super().get_help_record(ctx)
+        default = next((field.default for field in fields(TrainOptions) if field.name == self.name), None)
+        if record is None or default is None:
+            return record
+        shown = ", ".join(default) if isinstance(default, tuple) else default
+        return record[0], f"{record[1]}  [default: {shown}]"
+
+
+def recipe_option(*names: str, **attributes: Any) -> Callable[[Command], Command]:
+    return click.option(*names, cls=RecipeOption, **attributes)
+
+
+@click.command(context_settings={"max_content_width": 120})
 @click.argument("text", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @click.option("--output", "-o", type=click.Path(dir_okay=False, path_type=Path), required=True, help="File to write.")
-@click.option("--model", help="Base to train for: a directory, a hub id or the default's name.")
-@click.option("--mask", help="Which weights may change: wm or rand.")
-@click.option("--sparsity", type=click.FloatRange(0, 1, min_open=True), help="Share of each weight's entries.")
-@click.option("--target", "targets", multiple=True, help="Module name or its last part; may be given more than once.")
-@click.option("--seed", type=click.IntRange(min=0))
-@click.option("--learning-rate", type=float)
-@click.option("--epochs", type=float)
-@click.option("--max-steps", type=click.IntRange(min=1), help="Instead of epochs.")
-@click.option("--batch-size", type=click.IntRange(min=1))
-@click.option("--sequence-length", type=click.IntRange(min=2), help="Tokens per training sequence.")
-@click.option("--held-out", type=click.FloatRange(0, 1), help="Share of the text kept for measuring.")
-@click.option("--values-dtype", type=click.Choice(["float32", "bfloat16", "float16"]), help="Dtype in the file.")
-@click.option("--precision", type=click.Choice(["float32", "bfloat16"]), help="Dtype of forward and backward.")
-@click.option("--device", type=click.Choice(["cpu", "cuda"]))
+@click.option(
+    "--model",
+    help="Base to train for: a directory, a hub id or the default's name.  "
+    f"[env: {env_name('model')}]  [default: {ServerConfig.model_fields['model'].default}]",
+)
+@recipe_option("--mask", help="Which weights may change: wm or rand.")
+@recipe_option("--sparsity", type=click.FloatRange(0, 1, min_open=True), help="Share of each weight's entries.")
+@recipe_option("--target", "targets", multiple=True, help="Module name or its last part; may be given more than once.")
+@recipe_option("--seed", type=click.IntRange(min=0), help="Of the random mask and of training.")
+@recipe_option("--learning-rate", type=float, help="At the start; it falls to 0.")
+@recipe_option("--epochs", type=float, help="Passes through the text.")
+@recipe_option("--max-steps", type=click.IntRange(min=1), help="Instead of epochs.")
+@recipe_option("--batch-size", type=click.IntRange(min=1), help="Sequences per step.")
+@recipe_option("--sequence-length", type=click.IntRange(min=2), help="Tokens per training sequence.")
+@recipe_option("--held-out", type=click.FloatRange(0, 1), help="Share of the text kept for measuring.")
+@recipe_option("--values-dtype", type=click.Choice(["float32", "bfloat16", "float16"]), help="Dtype in the file.")
+@recipe_option("--precision", type=click.Choice(["float32", "bfloat16"]), help="Dtype of forward and backward.")
+@recipe_option("--device", type=click.Choice(["cpu", "cuda"]), help="Where training runs.")
 @click.option("--json", "is_json", is_flag=True, help="Print the report as JSON.")
 def train(*, text: Path, output: Path, model: str | None, is_json: bool, **given: Any) -> None:
     """Train the sparse adapter of one mask on TEXT. What is not given follows the paper's recipe."""

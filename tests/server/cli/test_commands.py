@@ -3,12 +3,16 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import fields
 from pathlib import Path
 
+import click
 import pytest
 
+from adapters_store.tools.train_options import TrainOptions
 from server import __version__
 from server.cli.root import run, shira
+from server.cli.train import train
 from server.core.config import ENV_ONLY, ServerConfig, env_name, flag_name
 from tests.adapters_store.small_adapters import small_adapter
 from tests.server.api.rig import native_file
@@ -90,6 +94,18 @@ def test_train_refuses_wrong_options_before_anything_is_loaded(
         assert run([*arguments, *wrong]) == 2
         assert wrong[0] in capsys.readouterr().err
     assert run(["train", str(tmp_path / "none"), "-o", "x"]) == 2
+
+
+def test_the_help_of_train_explains_every_option_and_shows_the_recipe(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["train", "--help"]) == 0
+    text = " ".join(capsys.readouterr().out.split())
+    for option in train.params:
+        assert not isinstance(option, click.Option) or option.help, option.name
+    assert "[env: SHIRA_MODEL]" in text
+    for field in fields(TrainOptions):
+        if field.name not in ("model_dir", "text", "output", "max_steps"):
+            shown = ", ".join(field.default) if isinstance(field.default, tuple) else field.default
+            assert f"[default: {shown}]" in text, field.name
 
 
 def test_the_demo_misses_its_examples_before_it_starts_a_server(
