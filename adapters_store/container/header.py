@@ -66,7 +66,7 @@ def read_header(buffer: Buffer, limits: Limits) -> Header:
     limits.check("file_bytes", len(view))
     data_start = _data_start(view, limits)
     members = parse_json(view[LENGTH_BYTES:data_start], what="header", max_depth=3)
-    if not isinstance(members, dict) or view[LENGTH_BYTES] != ord("{"):
+    if not isinstance(members, dict):
         raise AdapterRejected("header", tensor=None, expected="a JSON object", got=type(members).__name__)
     metadata = _metadata(members.pop("__metadata__", {}))
     limits.check("tensors", len(members))
@@ -94,6 +94,7 @@ def _data_start(view: memoryview, limits: Limits) -> int:
     if len(view) < LENGTH_BYTES:
         raise AdapterRejected("truncated", tensor="header", expected=f"{LENGTH_BYTES} bytes", got=str(len(view)))
     header_bytes: int = struct.unpack_from("<Q", view)[0]
+    _check_is_safetensors(view, header_bytes, limits)
     limits.check("header_bytes", header_bytes, tensor="header")
     if header_bytes > len(view) - LENGTH_BYTES:
         raise AdapterRejected(
@@ -105,6 +106,18 @@ def _data_start(view: memoryview, limits: Limits) -> int:
     if header_bytes < 2:
         raise AdapterRejected("header", tensor=None, expected="a JSON object", got=f"{header_bytes} bytes")
     return LENGTH_BYTES + header_bytes
+
+
+def _check_is_safetensors(view: memoryview, header_bytes: int, limits: Limits) -> None:
+    """Tells a file of another kind, whose first bytes are no length, from one that was cut off or goes too far."""
+    expected = "the length of a JSON header, then that header"
+    room = len(view) - LENGTH_BYTES
+    if header_bytes > room and header_bytes > limits.header_bytes:
+        got = f"{bytes(view[:LENGTH_BYTES])!a}, a length of {header_bytes}, and {room} bytes after it"
+        raise AdapterRejected("not a safetensors file", tensor=None, expected=expected, got=got)
+    if room and header_bytes and view[LENGTH_BYTES] != ord("{"):
+        got = f"{bytes(view[LENGTH_BYTES : LENGTH_BYTES + 1])!a} where the header begins"
+        raise AdapterRejected("not a safetensors file", tensor=None, expected=expected, got=got)
 
 
 def _metadata(value: object) -> dict[str, str]:

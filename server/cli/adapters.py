@@ -41,7 +41,7 @@ def push(
     fields |= {"tags": ",".join(tags)} if tags else {}
     with ExitStack() as stack:
         files = {part: (file.name, stack.enter_context(reading(file))) for part, file in parts.items()}
-        response = remote.call("POST", "/adapters", data=fields, files=files)
+        response = remote.call("POST", "/adapters", sent=path, data=fields, files=files)
     adapter = response.json()
     state = "uploaded" if response.status_code == 201 else "was there already"
     _show(adapter, f"{adapter['name']} {state}: {adapter['version']}", is_json=is_json)

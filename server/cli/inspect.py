@@ -14,7 +14,11 @@ def inspect(path: Path, *, is_json: bool) -> None:
     """Validate the adapter at PATH (a file, or a PEFT checkpoint directory) and describe what it holds."""
     import json
 
+    from adapters_store.errors import AdapterRejected
     from adapters_store.tools.inspect import inspect_file, render
 
-    found = inspect_file(path)
+    try:
+        found = inspect_file(path)
+    except AdapterRejected as error:
+        raise click.ClickException(f"{path}: {error}") from error
     click.echo(json.dumps(found, indent=2, ensure_ascii=False) if is_json else render(found))

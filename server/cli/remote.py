@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import wraps
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 import click
@@ -38,8 +39,8 @@ class Remote:
     def __exit__(self, *_: object) -> None:
         self._client.close()
 
-    def call(self, method: str, path: str, **options: Any) -> httpx.Response:
-        """``options`` as in ``httpx.Client.request``."""
+    def call(self, method: str, path: str, *, sent: Path | None = None, **options: Any) -> httpx.Response:
+        """``options`` as in ``httpx.Client.request``. ``sent`` is the file or directory that a 422 speaks of."""
         import httpx
 
         try:
@@ -48,7 +49,8 @@ class Remote:
             problem = str(error) or type(error).__name__
             raise click.ClickException(f"cannot reach {self._url}: {problem}; is the server running?") from error
         if not response.is_success:
-            raise click.ClickException(f"{response.status_code}: {_message(response)}")
+            about = f"{sent}: " if sent is not None and response.status_code == 422 else ""
+            raise click.ClickException(f"{response.status_code}: {about}{_message(response)}")
         return response
 
     def json(self, method: str, path: str, **options: Any) -> dict[str, Any]:

@@ -45,11 +45,11 @@ def test_a_well_formed_header_is_read() -> None:
         (b"\x01\0\0\0", "truncated"),
         (struct.pack("<Q", 100) + b"{}", "truncated"),
         (struct.pack("<Q", 0), "header"),
-        (struct.pack("<Q", 1 << 63) + b"{}", "header_bytes"),
-        (struct.pack("<Q", 0xFFFF_FFFF_FFFF_FFFF) + b"{}", "header_bytes"),
-        (container(b"[]"), "header"),
-        (container(b" {}"), "header"),
-        (container(b"12"), "header"),
+        (struct.pack("<Q", 1 << 63) + b"{}", "not a safetensors file"),
+        (struct.pack("<Q", 0xFFFF_FFFF_FFFF_FFFF) + b"{}", "not a safetensors file"),
+        (container(b"[]"), "not a safetensors file"),
+        (container(b" {}"), "not a safetensors file"),
+        (container(b"12"), "not a safetensors file"),
         (container(b"{}x"), "json"),
         (container(b"{]"), "json"),
         (container(b'{"a":NaN}'), "json"),
@@ -67,6 +67,19 @@ def test_a_well_formed_header_is_read() -> None:
 )
 def test_a_file_that_is_no_container_is_refused(data: bytes, check: str) -> None:
     assert rejected(data).check == check
+
+
+def test_a_text_is_no_safetensors_file_and_not_one_past_a_limit() -> None:
+    error = rejected(b"./my-adapter.safetensors")
+    assert not isinstance(error, LimitExceeded)
+    assert str(error).startswith("not a safetensors file: expected ")
+    assert rejected(b"a text\n" * 2_000_000).check == "not a safetensors file"
+
+
+def test_a_header_past_the_limit_but_inside_the_file_is_past_the_limit() -> None:
+    error = rejected(container({"t": entry()}, b"\0" * 4), Limits(header_bytes=10))
+    assert isinstance(error, LimitExceeded)
+    assert error.check == "header_bytes"
 
 
 @pytest.mark.parametrize(

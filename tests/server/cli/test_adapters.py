@@ -107,7 +107,7 @@ def test_a_refusal_of_the_server_is_one_line_and_exit_code_1(
     path.write_bytes(b"nothing")
     assert run(["adapters", "push", str(path)]) == 1
     error = capsys.readouterr().err
-    assert error.startswith("Error: 422: ")
+    assert error.startswith(f"Error: 422: {path}: ")
     assert error.count("\n") == 1
 
 

@@ -81,7 +81,7 @@ def test_inspect_describes_a_file_and_refuses_a_broken_one(tmp_path: Path, capsy
     assert adapter.version in capsys.readouterr().out
     path.write_bytes(data[:-1])
     assert run(["inspect", str(path)]) == 1
-    assert capsys.readouterr().err.startswith("Error: ")
+    assert capsys.readouterr().err.startswith(f"Error: {path}: ")
 
 
 def test_train_refuses_wrong_options_before_anything_is_loaded(
