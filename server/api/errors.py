@@ -143,10 +143,16 @@ def install_error_handlers(app: FastAPI) -> None:
 
 def _message(error: Exception) -> str:
     if isinstance(error, RequestValidationError):
+        if problem := _body_problem(error):
+            return problem
         return "; ".join(
             f"{_location(item)}: {item['msg'].removeprefix('Value error, ')}" for item in error.errors()[:5]
         )
     if isinstance(error, HTTPException):
+        if isinstance(error.__cause__, RecursionError):
+            return "the body is not JSON: it is nested too deeply"
+        if isinstance(error.__cause__, ValueError):  # bad UTF-8, or a number of thousands of digits
+            return f"the body is not JSON: {str(error.__cause__).partition(';')[0]}"
         return str(error.detail)
     if isinstance(error, core.ServerError | stored.AdapterStoreError):
         return str(error)
@@ -155,10 +161,23 @@ def _message(error: Exception) -> str:
 
 def _param(error: Exception) -> str | None:
     if isinstance(error, RequestValidationError):
-        return _location(error.errors()[0])
+        return None if _body_problem(error) else _location(error.errors()[0])
     if isinstance(error, stored.AdapterRejected):
         return error.tensor
     return getattr(error, "param", None)
+
+
+def _body_problem(error: RequestValidationError) -> str | None:
+    """What is wrong with a body that is no JSON at all."""
+    first = error.errors()[0]
+    match first["type"], first["loc"]:
+        case "json_invalid", (_, int(position)):
+            before = str(error.body)[:position]
+            line, column = before.count("\n") + 1, position - before.rfind("\n")
+            return f"the body is not JSON: {first['ctx']['error']} at line {line} column {column}"
+        case "missing", ("body",):
+            return "the body is empty: expected a JSON object"
+    return None
 
 
 def _location(item: dict[str, object]) -> str:
