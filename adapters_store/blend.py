@@ -63,11 +63,13 @@ def check_members(members: tuple[BlendMember, ...]) -> None:
     """Refuses what no mode can run. Raises BlendRejected naming the limit."""
     if len(members) > MAX_ADAPTERS_PER_BLEND:
         raise BlendRejected(f"a blend takes at most {MAX_ADAPTERS_PER_BLEND} adapters, got {len(members)}")
+    seen: set[Version] = set()
     for member in members:
         if not math.isfinite(member.scale) or abs(member.scale) > MAX_ABS_SCALE:
             raise BlendRejected(f"scale must be finite and within ±{MAX_ABS_SCALE:g}, got {member.scale}")
-    if len({member.version for member in members}) != len(members):
-        raise BlendRejected("the same adapter version appears twice in one blend")
+        if member.version in seen:
+            raise BlendRejected(f"the adapter version {member.version} appears twice in one blend")
+        seen.add(member.version)
 
 
 BASE = Blend()

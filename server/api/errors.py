@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
+from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -18,6 +20,7 @@ from adapters_store import errors as stored
 from server.api.outcomes import OUTCOME
 from server.core import errors as core
 
+MAX_SHOWN_CHARS = 60
 CLIENT_CLOSED_REQUEST = 499  # seen in metrics only: nobody is there to read it
 
 
@@ -145,9 +148,7 @@ def _message(error: Exception) -> str:
     if isinstance(error, RequestValidationError):
         if problem := _body_problem(error):
             return problem
-        return "; ".join(
-            f"{_location(item)}: {item['msg'].removeprefix('Value error, ')}" for item in error.errors()[:5]
-        )
+        return "; ".join(f"{_location(item)}: {_problem(item)}" for item in error.errors()[:5])
     if isinstance(error, HTTPException):
         if isinstance(error.__cause__, RecursionError):
             return "the body is not JSON: it is nested too deeply"
@@ -164,6 +165,8 @@ def _param(error: Exception) -> str | None:
         return None if _body_problem(error) else _location(error.errors()[0])
     if isinstance(error, stored.AdapterRejected):
         return error.tensor
+    if isinstance(error, stored.AdapterNotFound | stored.BlendRejected):
+        return "adapter"
     return getattr(error, "param", None)
 
 
@@ -178,6 +181,18 @@ def _body_problem(error: RequestValidationError) -> str | None:
         case "missing", ("body",):
             return "the body is empty: expected a JSON object"
     return None
+
+
+def _problem(item: Mapping[str, Any]) -> str:
+    """What pydantic says, and the value it says it of: not of a header or an unknown field, which may be a secret."""
+    is_object_expected = item["type"] == "model_attributes_type"
+    problem = "expected an object" if is_object_expected else item["msg"].removeprefix("Value error, ")
+    value = item["input"]
+    is_shown = item["type"] not in ("missing", "extra_forbidden") and item["loc"][0] in ("body", "query", "path")
+    if not is_shown or not isinstance(value, str | int | float | None):
+        return problem
+    shown = json.dumps(value)
+    return f"{problem}, got {shown if len(shown) <= MAX_SHOWN_CHARS else shown[: MAX_SHOWN_CHARS - 3] + '...'}"
 
 
 def _location(item: dict[str, object]) -> str:

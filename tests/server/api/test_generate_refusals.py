@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -80,6 +81,27 @@ async def test_a_body_past_a_limit_is_refused_naming_field_and_limit(case: str, 
     assert server.engine.requests == []
 
 
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ({**PROMPT, "parameters": {"top_k": -1}}, "Input should be greater than or equal to 0, got -1"),
+        ({**PROMPT, "parameters": {"top_k": True}}, "Input should be a valid integer, got true"),
+        ({**PROMPT, "mode": "m\u00efxed"}, "Input should be 'auto' or 'fused', got \"m\\u00efxed\""),
+        ({**PROMPT, "deadline_ms": "9" * 100}, 'Input should be a valid integer, got "' + "9" * 56 + "..."),
+        ({**PROMPT, "fusion": "ties"}, 'expected an object, got "ties"'),
+        ({**PROMPT, "fusion": ["ties"]}, "expected an object"),
+        ({**PROMPT, "key": "secret"}, "Extra inputs are not permitted"),
+        ({**PROMPT, "adapter": {"scale": 1}}, "Field required"),
+    ],
+    ids=lambda case: str(case)[:60],
+)
+async def test_a_refusal_shows_the_value_it_is_about(body: dict[str, Any], message: str, server: Rig) -> None:
+    headers = {"content-type": "application/json"}
+    response = await server.client.post("/generate", content=json.dumps(body), headers=headers)
+    error = error_of(response, 400)
+    assert error["message"] == f"{error['param']}: {message}"
+
+
 @pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity", "1e999", "1e30"])
 async def test_a_scale_that_is_no_finite_number_is_refused(number: str, server: Rig) -> None:
     content = f'{{"prompt": "x", "adapter": {{"name": "a", "scale": {number}}}}}'
@@ -137,6 +159,7 @@ async def test_an_unknown_adapter_or_version_is_not_found(tmp_path: Path) -> Non
     async with rig(tmp_path) as server:
         error = error_of(await server.generate(adapter="nobody"), 404)
         assert (error["code"], "nobody" in error["message"]) == ("adapter_not_found", True)
+        assert error["param"] == "adapter"
         await server.push("a")
         missing = {"name": "a", "version": "sha256:" + "00" * 32}
         assert error_of(await server.generate(adapter=missing), 404)["code"] == "adapter_not_found"
@@ -149,6 +172,7 @@ async def test_the_same_version_twice_in_one_blend_is_refused_under_any_names(tm
         for adapter in (["a", "a"], ["a", "also-a"]):
             error = error_of(await server.generate(adapter=adapter), 400)
             assert (error["code"], "twice" in error["message"]) == ("blend_rejected", True)
+            assert error["param"] == "adapter"
 
 
 async def test_a_prompt_past_the_limit_is_refused_with_the_limit(tmp_path: Path) -> None:
