@@ -44,7 +44,9 @@ class EngineThread:
         self._residency = residency
         self._clock = clock
         self._inbox = Inbox(self.limits.max_queue)
-        self._scheduler = Scheduler(self.limits, fits=runner.fits, can_admit=runner.can_admit)
+        self._scheduler = Scheduler(
+            self.limits, max_sequence_tokens=runner.max_sequence_tokens, can_admit=runner.can_admit
+        )
         self._stepper = Stepper(
             scheduler=self._scheduler,
             execution=execution,

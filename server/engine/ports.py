@@ -81,8 +81,9 @@ class Runner(Protocol):
 
     Sequences prefilled under one ``blend_key`` are stepped only under it."""
 
-    def fits(self, new: NewSequence) -> bool:
-        """True if this sequence could run with nothing else live."""
+    @property
+    def max_sequence_tokens(self) -> int:
+        """Most tokens, prompt and new ones together, of a sequence that runs with nothing else live."""
         ...
 
     def can_admit(self, new: Sequence[NewSequence]) -> bool:

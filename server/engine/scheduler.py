@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
 MAX_RETRY_AFTER_S = 60
 
-Fits = Callable[[NewSequence], bool]
 CanAdmit = Callable[[list[NewSequence]], bool]
 
 
@@ -67,10 +66,10 @@ class Plan:
 class Scheduler:
     """Owns every request from ``add`` to ``remove``. Not thread-safe: the engine thread's."""
 
-    def __init__(self, limits: Limits, *, fits: Fits, can_admit: CanAdmit) -> None:
-        """``fits`` and ``can_admit`` are the runner's."""
+    def __init__(self, limits: Limits, *, max_sequence_tokens: int, can_admit: CanAdmit) -> None:
+        """``max_sequence_tokens`` and ``can_admit`` are the runner's."""
         self._limits = limits
-        self._fits = fits
+        self._max_sequence_tokens = max_sequence_tokens
         self._can_admit = can_admit
         self._groups: dict[BlendKey, Group] = {}
         self._by_id: dict[RequestId, Sequence] = {}
@@ -103,10 +102,10 @@ class Scheduler:
             return Draining("the server is stopping")
         if self.num_waiting >= self._limits.max_queue:
             return QueueFull(limit=self._limits.max_queue, retry_after_s=self.retry_after_s())
-        if not self._fits(new):
+        if len(new.prompt_tokens) + new.max_new_tokens > self._max_sequence_tokens:
             return RequestRejected(
-                f"{len(new.prompt_tokens)} prompt tokens and {new.max_new_tokens} new ones do not fit the KV memory",
-                param="max_new_tokens",
+                f"{len(new.prompt_tokens)} prompt tokens and {new.max_new_tokens} new ones do not fit the KV "
+                f"memory: the setting kv_budget_bytes leaves one request room for {self._max_sequence_tokens} tokens"
             )
         return None
 

@@ -51,8 +51,10 @@ class LlmRunner:
         self._groups: dict[BlendKey, list[Batch]] = {}
         self._kv_budget_tokens = kv_budget_bytes // max(1, self._kv_bytes_per_token())
 
-    def fits(self, new: NewSequence) -> bool:
-        return _most_tokens(new) <= self._kv_budget_tokens
+    @property
+    def max_sequence_tokens(self) -> int:
+        """Most tokens, prompt and new ones together, of a sequence that runs with nothing else live."""
+        return max(0, self._kv_budget_tokens - GROWTH_TOKENS)
 
     def can_admit(self, new: Sequence[NewSequence]) -> bool:
         """True if the KV of all of these fits beside what is live, even when every row is padded to the longest."""

@@ -80,9 +80,7 @@ class FakeRunner:
     steps: list[tuple[BlendKey, frozenset[RequestId]]] = field(default_factory=list)
     drops: list[frozenset[RequestId]] = field(default_factory=list)
     gate: Flag | None = None  # steps wait for it
-
-    def fits(self, new: NewSequence) -> bool:
-        return len(new.prompt_tokens) <= 100
+    max_sequence_tokens: int = 200_000
 
     def can_admit(self, new: Sequence[NewSequence]) -> bool:
         return len(self.live) + len(new) <= self.max_live

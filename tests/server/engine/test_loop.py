@@ -207,7 +207,7 @@ def test_an_aborted_request_gives_its_memory_back(house: House) -> None:
 
 
 def test_a_request_too_large_for_the_memory_is_refused(house: House) -> None:
-    assert isinstance(house.ask(num_prompt_tokens=101).error, RequestRejected)
+    assert isinstance(house.ask(max_new_tokens=200_000).error, RequestRejected)
 
 
 def test_an_audit_runs_between_steps_and_when_nothing_else_does(house: House) -> None:

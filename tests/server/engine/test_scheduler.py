@@ -17,7 +17,7 @@ A, B = make_blend("a"), make_blend("b")
 
 
 def scheduler(can_admit: Callable[[list[NewSequence]], bool] = lambda new: True, **limits: int) -> Scheduler:
-    return Scheduler(Limits(**limits), fits=lambda new: len(new.prompt_tokens) <= 100, can_admit=can_admit)
+    return Scheduler(Limits(**limits), max_sequence_tokens=108, can_admit=can_admit)
 
 
 def add(
@@ -150,7 +150,13 @@ def test_a_full_queue_refuses_and_says_when_to_come_back() -> None:
 
 
 def test_a_request_that_could_never_run_is_refused_at_once() -> None:
-    assert isinstance(scheduler().refusal(make_request_new(num_prompt_tokens=101)), RequestRejected)
+    assert scheduler().refusal(make_request_new(num_prompt_tokens=100)) is None
+    refusal = scheduler().refusal(make_request_new(num_prompt_tokens=101))
+    assert isinstance(refusal, RequestRejected)
+    assert refusal.param is None
+    assert "101 prompt tokens and 8 new ones" in str(refusal)
+    assert "room for 108 tokens" in str(refusal)
+    assert "kv_budget_bytes" in str(refusal)
 
 
 def test_a_draining_server_takes_nothing_new() -> None:

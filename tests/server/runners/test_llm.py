@@ -154,7 +154,7 @@ def test_memory_bounds_what_is_admitted(load: Load) -> None:
     rig = Rig(loaded, kv_budget_bytes=400 * bytes_per_token)
     new = rig.new("a", "in")
     most = len(new.prompt_tokens) + 40 + 64
-    assert rig.runner.fits(new)
+    assert rig.runner.max_sequence_tokens == 400 - 64
     assert rig.runner.can_admit([new] * (400 // most))
     assert not rig.runner.can_admit([new] * (400 // most + 1))
     rig.prefill(new)
