@@ -139,7 +139,7 @@ def uploaded(
         writer=stamp.writer,
         base_verified=entry.base_verified,
         description=description if description is not None else (alive.description if alive else None),
-        tags=tags if tags is not None else (alive.tags if alive else ()),
+        tags=_distinct(tags) if tags is not None else (alive.tags if alive else ()),
         pinned=alive.pinned if alive else False,
         created_at=alive.created_at if alive else stamp.now,
         updated_at=stamp.now,
@@ -164,7 +164,7 @@ def moved(
         version=entry.version,
         base_verified=entry.base_verified,
         description=current.description if description is None else description,
-        tags=current.tags if tags is None else tags,
+        tags=current.tags if tags is None else _distinct(tags),
         pinned=current.pinned if pinned is None else pinned,
         revision=current.revision + 1,
         writer=stamp.writer,
@@ -228,6 +228,11 @@ def check_metadata(description: str | None, tags: tuple[str, ...] | None) -> Non
             raise AdapterRejected(
                 "length", tensor="tags", expected=f"1 to {MAX_TAG_CHARS} characters", got=repr(tag[:80])
             )
+
+
+def _distinct(tags: tuple[str, ...]) -> tuple[str, ...]:
+    """Each tag once, where it came first."""
+    return tuple(dict.fromkeys(tags))
 
 
 def encode_record(record: AliasRecord) -> bytes:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Annotated, Self
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, model_validator
 
 from adapters_store.alias import MAX_DESCRIPTION_CHARS, MAX_TAG_CHARS, MAX_TAGS, AliasRecord
 from server.api.schemas import Strict, VersionText
@@ -82,7 +82,13 @@ class AdapterPatch(Strict):
     version: VersionText | None = None
     pinned: bool | None = None
     description: str | None = Field(default=None, max_length=MAX_DESCRIPTION_CHARS)
-    tags: list[TagText] | None = Field(default=None, max_length=MAX_TAGS)
+    tags: list[TagText] | None = Field(default=None, max_length=MAX_TAGS, description="Duplicates are dropped.")
+
+    @model_validator(mode="after")
+    def _changes_something(self) -> Self:
+        if all(value is None for _, value in self):
+            raise ValueError(f"nothing to change: give at least one of {', '.join(type(self).model_fields)}")
+        return self
 
 
 class Deleted(BaseModel):

@@ -40,6 +40,22 @@ async def test_description_and_tags_stay_until_an_upload_or_a_patch_names_new_on
         assert (changed.json()["description"], changed.json()["tags"], changed.json()["pinned"]) == ("talks", [], True)
 
 
+async def test_a_tag_given_twice_is_kept_once(tmp_path: Path) -> None:
+    async with rig(tmp_path) as server:
+        assert (await server.push("a", tags="sea,fun,sea")).json()["tags"] == ["sea", "fun"]
+        changed = await server.client.patch("/adapters/a", json={"tags": ["x", "y", "x"]})
+        assert changed.json()["tags"] == ["x", "y"]
+
+
+@pytest.mark.parametrize("body", [{}, {"pinned": None}])
+async def test_a_patch_that_changes_nothing_is_refused(body: dict[str, None], tmp_path: Path) -> None:
+    async with rig(tmp_path) as server:
+        etag = (await server.push("a")).headers["etag"]
+        error = error_of(await server.client.patch("/adapters/a", json=body), 400)
+        assert "nothing to change: give at least one of version, pinned, description, tags" in error["message"]
+        assert (await server.client.get("/adapters/a")).headers["etag"] == etag
+
+
 async def test_adapters_are_listed_by_name_in_pages_that_miss_none(tmp_path: Path) -> None:
     async with rig(tmp_path) as server:
         for name in ("c", "a", "b", "e", "d"):
@@ -133,7 +149,7 @@ async def test_overlap_tells_how_much_two_adapters_share(tmp_path: Path) -> None
 @pytest.mark.parametrize("method", ["GET", "DELETE", "PATCH"])
 async def test_an_unknown_name_is_not_found_and_an_impossible_one_is_malformed(method: str, tmp_path: Path) -> None:
     async with rig(tmp_path) as server:
-        body: dict[str, str] | None = {} if method == "PATCH" else None
+        body: dict[str, bool] | None = {"pinned": True} if method == "PATCH" else None
         error_of(await server.client.request(method, "/adapters/nobody", json=body), 404)
         for name in ("-a", "a%00", "%E9", "a" * 129, "a%20b"):
             error_of(await server.client.request(method, f"/adapters/{name}", json=body), 400)
