@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
 from functools import partial
+from typing import Any
 
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import StreamingResponse
@@ -21,7 +22,15 @@ from server.engine.messages import Event, FailEvent
 router = APIRouter(tags=["generate"])
 
 
-STREAM = {"description": "The answer, or with `stream` its events.", "content": {"text/event-stream": {}}}
+EVENTS = (
+    'Server-sent events, each `data:` and one JSON object: `{"text"}` as the text grows, and last an answer whose '
+    "`text` is empty, with `finish_reason`, `usage` and `receipt`, then `data: [DONE]`. A failure after the first one "
+    'is an event `{"error"}` of the form of every error, and the stream ends without `[DONE]`.'
+)
+STREAM: dict[str, Any] = {
+    "description": "The answer, or with `stream` its events.",
+    "content": {"text/event-stream": {"schema": {"type": "string", "description": EVENTS}}},
+}
 
 
 @router.post("/generate", response_model=Answer, responses={200: STREAM}, dependencies=[JsonOnly])

@@ -57,11 +57,24 @@ Adapters = Annotated[
 ]
 
 
+FUSION_TEXT = (
+    "`sum`: the scaled deltas added. `mean`: their sum over the sum of the scales. `ram`: the same, position by "
+    "position, over the adapters that touch it. `ties`: each trimmed to `density`, then the mean of those that have "
+    "the sign of the sum."
+)
+
+
 class FusionOptions(Strict):
     """How several adapters become one. ``density``: the share of its entries that ``ties`` keeps of each adapter."""
 
-    method: FusionMethod = "sum"
-    density: float | None = Field(default=None, gt=0, le=1, allow_inf_nan=False)
+    method: FusionMethod = Field(default="sum", description=FUSION_TEXT)
+    density: float | None = Field(
+        default=None,
+        gt=0,
+        le=1,
+        allow_inf_nan=False,
+        description="For `ties` alone: the share of its largest entries that each adapter keeps; by default all.",
+    )
 
     @model_validator(mode="after")
     def _density_is_for_ties(self) -> Self:
@@ -80,14 +93,26 @@ class Parameters(Strict):
 
     max_new_tokens: int | None = Field(default=None, ge=1, description=f"By default {DEFAULT_NEW_TOKENS}.")
     temperature: float = Field(default=0.0, ge=0, le=MAX_TEMPERATURE, allow_inf_nan=False)
-    top_p: float = Field(default=1.0, gt=0, le=1, allow_inf_nan=False)
-    top_k: int = Field(default=0, ge=0, le=MAX_TOP_K)
+    top_p: float = Field(
+        default=1.0,
+        gt=0,
+        le=1,
+        allow_inf_nan=False,
+        description="Draw from the likeliest tokens that together have this probability; 1 keeps all.",
+    )
+    top_k: int = Field(
+        default=0, ge=0, le=MAX_TOP_K, description="Draw from this many of the likeliest tokens; 0 keeps all."
+    )
     seed: int | None = Field(default=None, ge=0, lt=2**63)
     stop: StopTexts = Field(default_factory=list)
     repetition_penalty: float = Field(
-        default=1.0, ge=MIN_REPETITION_PENALTY, le=MAX_REPETITION_PENALTY, allow_inf_nan=False
+        default=1.0,
+        ge=MIN_REPETITION_PENALTY,
+        le=MAX_REPETITION_PENALTY,
+        allow_inf_nan=False,
+        description="Above 1 makes tokens of the prompt and the answer less likely to come again; 1 is off.",
     )
-    ignore_eos: bool = False
+    ignore_eos: bool = Field(default=False, description="Go on past the model's end-of-text token.")
 
 
 StopText = Annotated[str, Field(min_length=1, max_length=MAX_STOP_CHARS)]
@@ -105,7 +130,9 @@ class GenerateBody(Strict):
     adapter: Adapters | None = Field(default=None, description="Absent or an empty list: the base.")
     fusion: FusionOptions = FusionOptions()
     parameters: Parameters = Parameters()
-    mode: RequestedMode = "auto"
+    mode: RequestedMode = Field(
+        default="auto", description="`fused`: adapters switched into the weights; `auto` lets the server choose."
+    )
     stream: bool = False
     deadline_ms: int | None = Field(default=None, ge=1, description="From arrival to the end of the answer.")
 

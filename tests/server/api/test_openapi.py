@@ -14,6 +14,7 @@ from schemathesis import GenerationMode
 from schemathesis.core.result import Ok
 from schemathesis.specs.openapi.checks import allow_header_conformance, positive_data_acceptance
 
+from adapters_store.blend import FUSION_METHODS as METHODS
 from server.api.app import build_api
 from server.core.config import load_config
 from tests.server.api.rig import make_services
@@ -30,6 +31,22 @@ def described(tmp_path_factory: pytest.TempPathFactory) -> Iterator[schemathesis
     services, store, _ = make_services(load_config(settings_, {"SHIRA_API_KEYS": "key:admin"}))
     yield schemathesis.openapi.from_asgi("/openapi.json", build_api(services))
     store.close()
+
+
+def test_the_stream_and_the_fields_of_a_request_are_described(described: schemathesis.BaseSchema) -> None:
+    document: Any = described.raw_schema
+    answer = document["paths"]["/generate"]["post"]["responses"]["200"]
+    stream = answer["content"]["text/event-stream"]["schema"]["description"]
+    assert all(word in stream for word in ("text", "finish_reason", "usage", "receipt", "error", "[DONE]"))
+    schemas = document["components"]["schemas"]
+    described_fields = {
+        "Parameters": ("top_p", "top_k", "repetition_penalty", "ignore_eos"),
+        "FusionOptions": ("method", "density"),
+        "GenerateBody": ("mode",),
+    }
+    for schema, fields in described_fields.items():
+        assert all(schemas[schema]["properties"][field]["description"] for field in fields)
+    assert all(f"`{method}`" in schemas["FusionOptions"]["properties"]["method"]["description"] for method in METHODS)
 
 
 @pytest.mark.parametrize("mode", [GenerationMode.POSITIVE, GenerationMode.NEGATIVE], ids=["valid", "invalid"])
