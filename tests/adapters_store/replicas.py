@@ -13,12 +13,13 @@ from typing import Any
 from redis import Redis
 
 from adapters_store.adapter import Fingerprint
+from adapters_store.errors import AdapterNotFound
 from adapters_store.store import AdapterStore
 from adapters_store.store_config import StoreConfig
 from adapters_store.tiers.embedded import EmbeddedValkey
 from adapters_store.tiers.observer import TierObserver
 from adapters_store.tiers.redis_settings import MIB, RedisSettings
-from tests.adapters_store.small_adapters import BASE
+from tests.adapters_store.small_adapters import BASE, small_adapter, upload
 
 PREFIX = f"shira:{BASE.removeprefix('sha256:')[:12]}:"
 
@@ -89,3 +90,23 @@ class Replicas:
 
     def keys(self, pattern: str) -> list[bytes]:
         return list(self.redis.scan_iter(f"{PREFIX}{pattern}"))
+
+
+def put(store: AdapterStore, name: str = "pirate", *, mask: int = 0, values: int = 0) -> None:
+    store.put(upload(small_adapter(mask=mask, values=values)), tenant="default", name=name)
+
+
+def knows(store: AdapterStore, name: str) -> bool:
+    try:
+        store.get_record("default", name)
+    except AdapterNotFound:
+        return False
+    return True
+
+
+def num_on_disk(store: AdapterStore) -> int:
+    return int(store.describe()["disk"]["num_adapters"])
+
+
+def wait_for_copy(store: AdapterStore, num_adapters: int = 1) -> None:
+    wait_until(lambda: num_on_disk(store) == num_adapters, what=f"{num_adapters} adapters on the disk")
