@@ -158,6 +158,22 @@ def check_apart(name: str, words: Tensor, other_name: str, other: Tensor) -> Non
         raise ValueError(f"{name}: expected memory of its own, got memory of {other_name}")
 
 
+def check_exchange(bound: Bound, words: Tensor, displaced: Tensor) -> None:
+    """Raises ValueError for buffers that an exchange cannot use."""
+    check_words(bound, "words", words)
+    check_words(bound, "displaced", displaced)
+    check_apart("displaced", displaced, "words", words)
+
+
+def check_switch(out: Bound, out_displaced: Tensor, into: Bound, into_words: Tensor, into_displaced: Tensor) -> None:
+    """Raises ValueError for buffers that a switch cannot use."""
+    check_words(out, "out_displaced", out_displaced)
+    check_words(into, "into_words", into_words)
+    check_words(into, "into_displaced", into_displaced)
+    check_apart("into_displaced", into_displaced, "into_words", into_words)
+    check_apart("into_displaced", into_displaced, "out_displaced", out_displaced)
+
+
 def check_delta(bound: Bound, delta: Tensor) -> None:
     expected = f"a contiguous float32 tensor ({bound.num_entries},) on {bound.device}"
     if delta.dtype != torch.float32 or delta.shape != (bound.num_entries,) or delta.device != bound.device:

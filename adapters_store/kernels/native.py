@@ -11,7 +11,15 @@ from torch import Tensor
 from adapters_store.adapter import WeightTable
 from adapters_store.kernels import _native
 from adapters_store.kernels.blocks import IndexFault, block_limits, entry_fault, offsets_fault
-from adapters_store.kernels.bound import DTYPE_CODES, Bound, check_apart, check_delta, check_words, new_words
+from adapters_store.kernels.bound import (
+    DTYPE_CODES,
+    Bound,
+    check_delta,
+    check_exchange,
+    check_switch,
+    check_words,
+    new_words,
+)
 from adapters_store.kernels.interface import Journal, Staging, UnionMember
 from adapters_store.kernels.members import check_members
 from adapters_store.kernels.reference import check_values
@@ -46,9 +54,7 @@ class NativeKernels:
 
     def exchange(self, bound: Bound, words: Tensor, displaced: Tensor, journal: Journal | None = None) -> None:
         check_cpu(bound)
-        check_words(bound, "words", words)
-        check_words(bound, "displaced", displaced)
-        check_apart("displaced", displaced, "words", words)
+        check_exchange(bound, words, displaced)
         journal_args = (journal.address if journal else 0, bound.num_weights)
         _native.exchange(*self._how(), *plan(bound), words.data_ptr(), displaced.data_ptr(), *journal_args)
 
@@ -69,11 +75,7 @@ class NativeKernels:
     ) -> None:
         check_cpu(out)
         check_cpu(into)
-        check_words(out, "out_displaced", out_displaced)
-        check_words(into, "into_words", into_words)
-        check_words(into, "into_displaced", into_displaced)
-        check_apart("into_displaced", into_displaced, "into_words", into_words)
-        check_apart("into_displaced", into_displaced, "out_displaced", out_displaced)
+        check_switch(out, out_displaced, into, into_words, into_displaced)
         _native.switch(
             *self._how(),
             *plan(out),

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from adapters_store.adapter import BLOCK_ELEMENTS, DTYPE_NAMES, WeightTable
 from adapters_store.kernels.blocks import IndexFault, block_limits, entry_fault, offsets_fault
-from adapters_store.kernels.bound import Bound, Part, check_apart, check_delta, check_words, new_words
+from adapters_store.kernels.bound import Bound, Part, check_delta, check_exchange, check_switch, check_words, new_words
 from adapters_store.kernels.interface import Journal, Staging, UnionMember
 from adapters_store.kernels.members import check_members
 from adapters_store.kernels.pairs import pair_visits
@@ -37,9 +37,7 @@ class ReferenceKernels:
         return Staging(words=words, num_out_of_range=int(num_out_of_range))
 
     def exchange(self, bound: Bound, words: Tensor, displaced: Tensor, journal: Journal | None = None) -> None:
-        check_words(bound, "words", words)
-        check_words(bound, "displaced", displaced)
-        check_apart("displaced", displaced, "words", words)
+        check_exchange(bound, words, displaced)
         for num_before, part in enumerate(bound.parts()):
             positions = _positions(bound, part)
             part.words_of(displaced).copy_(part.flat_words[positions])
@@ -62,11 +60,7 @@ class ReferenceKernels:
         *,
         journal: Journal | None = None,
     ) -> None:
-        check_words(out, "out_displaced", out_displaced)
-        check_words(into, "into_words", into_words)
-        check_words(into, "into_displaced", into_displaced)
-        check_apart("into_displaced", into_displaced, "into_words", into_words)
-        check_apart("into_displaced", into_displaced, "out_displaced", out_displaced)
+        check_switch(out, out_displaced, into, into_words, into_displaced)
         pair_visits(out.visits, into.visits)  # refuses weights that overlap
         self.overwrite(out, out_displaced)
         self.exchange(into, into_words, into_displaced, journal)

@@ -15,8 +15,9 @@ from adapters_store.kernels.bound import (
     DTYPE_CODES,
     VISIT_COLUMNS,
     Bound,
-    check_apart,
     check_delta,
+    check_exchange,
+    check_switch,
     check_words,
     new_words,
 )
@@ -55,9 +56,7 @@ class TritonKernels(ReferenceKernels):
         return Staging(words=words, num_out_of_range=int(num_lost))
 
     def exchange(self, bound: Bound, words: Tensor, displaced: Tensor, journal: Journal | None = None) -> None:
-        check_words(bound, "words", words)
-        check_words(bound, "displaced", displaced)
-        check_apart("displaced", displaced, "words", words)
+        check_exchange(bound, words, displaced)
 
         def launch(rows: Tensor, word_t: Any) -> None:
             passes.exchange_pass[(len(rows),)](rows, _signed(bound), words, displaced, word_t=word_t, **CONSTANTS)
@@ -79,11 +78,7 @@ class TritonKernels(ReferenceKernels):
         *,
         journal: Journal | None = None,
     ) -> None:
-        check_words(out, "out_displaced", out_displaced)
-        check_words(into, "into_words", into_words)
-        check_words(into, "into_displaced", into_displaced)
-        check_apart("into_displaced", into_displaced, "into_words", into_words)
-        check_apart("into_displaced", into_displaced, "out_displaced", out_displaced)
+        check_switch(out, out_displaced, into, into_words, into_displaced)
 
         def launch(rows: Tensor, word_t: Any) -> None:
             passes.switch_pass[(len(rows),)](
