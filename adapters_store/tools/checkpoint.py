@@ -1,0 +1,62 @@
+"""The base checkpoint as a tool uses it: the model in memory, its tokenizer, and single weights as stored."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from torch import Tensor, nn
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from adapters_store.base import BaseDescription, find_shards
+from adapters_store.errors import TrainingRefused
+
+
+def load_tokenizer(model_dir: Path) -> Any:
+    try:
+        return AutoTokenizer.from_pretrained(model_dir, local_files_only=True)
+    except (OSError, ValueError) as error:
+        raise TrainingRefused("model", expected="a directory with a tokenizer", got=str(error)) from error
+
+
+def load_causal_lm(model_dir: Path, *, dtype: torch.dtype, device: str) -> nn.Module:
+    try:
+        model = AutoModelForCausalLM.from_pretrained(model_dir, dtype=dtype, local_files_only=True)
+    except (OSError, ValueError) as error:
+        raise TrainingRefused("model", expected="a transformers causal language model", got=str(error)) from error
+    loaded: nn.Module = model.to(device)
+    return loaded
+
+
+def target_weights(base: BaseDescription, targets: tuple[str, ...]) -> list[str]:
+    """Names of the checkpoint's weights that ``targets`` mean, module names or their last parts, sorted. A target that
+    means none is refused."""
+    matches = {target: [name for name in base.weights if _means(target, name)] for target in targets}
+    for target, names in matches.items():
+        if not names:
+            known = sorted(
+                {
+                    name.removesuffix(".weight").rpartition(".")[2]
+                    for name, weight in base.weights.items()
+                    if name.endswith(".weight") and len(weight.shape) == 2
+                }
+            )
+            raise TrainingRefused("targets", expected=f"a linear layer ({', '.join(known)})", got=repr(target))
+    return sorted({name for names in matches.values() for name in names})
+
+
+def stored_weights(model_dir: Path, names: Iterable[str]) -> Iterator[tuple[str, Tensor]]:
+    """The named weights in their stored dtype, one at a time: masks rank what is stored, not what is loaded."""
+    wanted = set(names)
+    for shard in find_shards(model_dir):
+        with safe_open(shard, framework="pt") as file:
+            for name in sorted(wanted.intersection(file.keys())):
+                yield name, file.get_tensor(name)
+
+
+def _means(target: str, weight_name: str) -> bool:
+    module_name = weight_name.removesuffix(".weight")
+    return module_name != weight_name and (module_name == target or module_name.endswith("." + target))
