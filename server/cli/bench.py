@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -37,3 +38,19 @@ def decode(adapter: Path, batch: int, num_tokens: int, num_rounds: int, as_json:
     config = load_config({}, os.environ)
     loaded = load_llm(resolve_model(config.model, config.models_path), dtype=config.dtype, device=config.device)
     run(loaded, adapter, batch=batch, num_tokens=num_tokens, num_rounds=num_rounds, as_json=as_json)
+
+
+@bench.command()
+@click.option("--adapters", "num_adapters", type=click.IntRange(1), default=8, show_default=True, help="How many.")
+@click.option("--mask", type=click.Choice(["wm", "rand"]), default="wm", show_default=True, help="rand shares nothing.")
+@click.option("--sparsity", type=click.FloatRange(0, 1, min_open=True), default=0.01, show_default=True)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON array.")
+def sharing(as_json: bool, **chosen: Any) -> None:
+    """Measure the bytes that adapters of one mask take on every tier, against as many files."""
+    from server.bench_sharing import SharingOptions, run
+    from server.core.config import load_config
+    from server.runners.loading import resolve_model
+
+    config = load_config({}, os.environ)
+    model_dir = resolve_model(config.model, config.models_path)
+    run(SharingOptions(model_dir=model_dir, **chosen), as_json=as_json)
