@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from itertools import permutations
 from pathlib import Path
 from typing import Any
 
@@ -91,6 +92,15 @@ def test_a_union_is_named_by_its_content(folder: Path) -> None:
     union = {"a.weight": [1, 7, 65_536], "b.weight": [69], "c.weight": [5]}
     assert fused.index_set.digest == make_adapter(union).index_set.digest
     assert not forth.is_shared_index_set
+
+
+def test_the_order_of_the_files_does_not_matter_to_the_last_bit(folder: Path) -> None:
+    draw = torch.Generator().manual_seed(0)
+    for name in "xyz":
+        adapter = make_adapter({"a.weight": range(300)}, torch.randn(300, generator=draw))
+        write_adapter(adapter, folder / f"{name}.safetensors")
+    versions = {fuse_files(options(folder, *names)).version for names in permutations("xyz")}
+    assert len(versions) == 1
 
 
 def test_the_card_names_members_scales_and_method(folder: Path) -> None:
