@@ -1,12 +1,14 @@
-"""Train a sparse delta in place: one parameter of values per linear layer, nothing dense beside the base.
+"""Train a sparse delta in place: a few parameters per linear layer, nothing dense beside the base.
 
-The effective weight is the base weight itself, with ``round(fp32(W0) + values)`` written at the index set's
-positions before the forward pass reads it. The gradient that reaches the weight is dense for a moment; only what
-lies on the positions is kept, so the optimiser's state is as sparse as the adapter.
+The effective weight is the base weight itself, with ``round(fp32(W0) + delta)`` written at the index set's positions
+before the forward pass reads it. The backward pass computes the weight's gradient at those positions alone, as a
+sampled product of the output's gradient and the input (``torch.sparse.sampled_addmm``): no gradient, copy or optimiser
+state has the size of the weight.
 """
 
 from __future__ import annotations
 
+import warnings
 from types import TracebackType
 from typing import Any, Self
 
@@ -19,7 +21,8 @@ from adapters_store.format.packing import unpack_positions
 
 
 class SparseLinear(nn.Module):
-    """A frozen linear layer that trains ``values``, fp32 (k,), at flat ``positions`` of its weight, int64 (k,)."""
+    """A frozen linear layer that trains ``values``, fp32 (k,), the delta at flat ``positions``, int64 (k,) ascending,
+    of its weight (out, in)."""
 
     positions: Tensor
     displaced: Tensor
@@ -34,21 +37,33 @@ class SparseLinear(nn.Module):
         self.values = nn.Parameter(torch.zeros(positions.numel(), dtype=torch.float32, device=weight.device))
         self.register_buffer("positions", positions, persistent=False)
         self.register_buffer("displaced", weight.detach().flatten()[positions], persistent=False)
-        self._written: int | None = None  # the version of ``values`` that the weight holds
+        self._pattern = _pattern(positions, weight.shape)
+        self._written: tuple[int, ...] | None = None  # the versions of the parameters that the weight holds
 
     def forward(self, inputs: Tensor) -> Tensor:
-        self.write_()
-        weight: Tensor = _EffectiveWeight.apply(self.values, self.linear.weight, self.positions)  # type: ignore[no-untyped-call]
-        return F.linear(inputs, weight, self.linear.bias)
+        delta = self.delta()
+        self._write_(delta)
+        output: Tensor = _SparselyTrainedProduct.apply(  # type: ignore[no-untyped-call]
+            inputs, delta, self.linear, self._pattern
+        )
+        return output
+
+    def delta(self) -> Tensor:
+        """W − W0 at the positions, fp32 (k,), as a function of the trained parameters."""
+        return self.values
+
+    def trained(self) -> dict[str, nn.Parameter]:
+        return {"values": self.values}
 
     @torch.no_grad()
-    def write_(self) -> None:
-        """Brings the weight up to date with ``values``; leaves it alone when it is, so that a second forward before
-        the backward does not disturb what autograd saved."""
-        if self._written != self.values._version:
-            words = (self.displaced.float() + self.values).to(self.displaced.dtype)
+    def _write_(self, delta: Tensor) -> None:
+        """Brings the weight up to date; leaves it alone when it is, so that a second forward before the backward
+        does not disturb what autograd saved."""
+        versions = tuple(parameter._version for parameter in self.trained().values())
+        if self._written != versions:
+            words = (self.displaced.float() + delta).to(self.displaced.dtype)
             self.linear.weight.detach().view(-1)[self.positions] = words
-            self._written = self.values._version
+            self._written = versions
 
     @torch.no_grad()
     def restore_(self) -> None:
@@ -57,19 +72,54 @@ class SparseLinear(nn.Module):
         self._written = None
 
 
-class _EffectiveWeight(torch.autograd.Function):
-    """The weight as it lies in memory, as a function of the values written into it."""
+class SparseDoraLinear(SparseLinear):
+    """SHiRA-DoRA: magnitude and direction trained apart (DoRA, arXiv 2402.09353, section 4), seen through the mask.
+
+    With U = W0 + M ⊙ V and one ``magnitude`` m per output row, the weight at a position of the mask is
+    m · U / ‖U‖ of its row, elsewhere W0: what is served is an ordinary sparse delta. m starts at ‖W0‖, so the delta
+    starts at 0; as in DoRA (section 4.3), no gradient flows through the norm.
+    """
+
+    base_squares: Tensor
+
+    def __init__(self, linear: nn.Linear, positions: Tensor) -> None:
+        super().__init__(linear, positions)
+        squares = torch.stack([row.detach().float().square().sum() for row in linear.weight])  # (out,)
+        self.register_buffer("base_squares", squares, persistent=False)
+        self.magnitude = nn.Parameter(squares.sqrt())
+
+    def delta(self) -> Tensor:
+        base = self.displaced.float()
+        direction = base + self.values  # (k,)
+        rows = self.positions // self.linear.in_features
+        with torch.no_grad():
+            squares = self.base_squares.index_add(0, rows, direction.square() - base.square())
+            norm = squares.clamp(min=torch.finfo(torch.float32).tiny).sqrt()  # (out,)
+        return (self.magnitude / norm)[rows] * direction - base
+
+    def trained(self) -> dict[str, nn.Parameter]:
+        return {"values": self.values, "magnitude": self.magnitude}
+
+
+class _SparselyTrainedProduct(torch.autograd.Function):
+    """inputs @ weightᵀ + bias, differentiable in the inputs and in the delta that the weight already holds."""
 
     @staticmethod
-    def forward(ctx: Any, values: Tensor, weight: Tensor, positions: Tensor) -> Tensor:
-        ctx.save_for_backward(positions)
-        ctx.values_dtype = values.dtype
-        return weight.detach()
+    def forward(ctx: Any, inputs: Tensor, delta: Tensor, linear: nn.Linear, pattern: Tensor) -> Tensor:
+        ctx.save_for_backward(inputs, linear.weight)
+        ctx.pattern = pattern
+        return F.linear(inputs, linear.weight, linear.bias)
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
-        (positions,) = ctx.saved_tensors
-        return grads[0].take(positions).to(ctx.values_dtype), None, None
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
+        inputs, weight = ctx.saved_tensors
+        (grad,) = grads  # (…, out)
+        delta_grad = None
+        if ctx.needs_input_grad[1]:
+            rows = grad.reshape(-1, grad.shape[-1]).float().t().contiguous()  # (out, tokens)
+            columns = inputs.reshape(-1, inputs.shape[-1]).float()  # (tokens, in)
+            delta_grad = torch.sparse.sampled_addmm(ctx.pattern, rows, columns, beta=0.0).values()
+        return grad @ weight if ctx.needs_input_grad[0] else None, delta_grad, None, None
 
 
 class SparseParametrisation:
@@ -79,14 +129,15 @@ class SparseParametrisation:
     ``requires_grad`` is as it was. Raises ValueError for a weight that is not an ``nn.Linear`` of ``model``.
     """
 
-    def __init__(self, model: nn.Module, index_set: IndexSet) -> None:
+    def __init__(self, model: nn.Module, index_set: IndexSet, *, dora: bool = False) -> None:
         self.model = model
         self.index_set = index_set
         self.layers: dict[str, SparseLinear] = {}  # by weight name, in the order of the table
         self._frozen = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
         linears = {entry.name: linear_of_weight(model, entry.name, shape=entry.shape) for entry in index_set.table}
+        kind = SparseDoraLinear if dora else SparseLinear
         for entry, positions in unpack_positions(index_set):
-            self.layers[entry.name] = SparseLinear(linears[entry.name], positions)
+            self.layers[entry.name] = kind(linears[entry.name], positions)
         model.requires_grad_(False)
         for name, layer in self.layers.items():
             _replace(model, name, layer)
@@ -99,16 +150,14 @@ class SparseParametrisation:
     ) -> None:
         self.detach()
 
-    def values(self) -> Tensor:
-        """A copy of all values, fp32 (num_entries,), in the order of the index set."""
-        return torch.cat([layer.values.detach().cpu() for layer in self.layers.values()])
-
     @torch.no_grad()
-    def load_values(self, values: Tensor) -> None:
-        """Overwrites all values, (num_entries,) in the order of the index set."""
-        counts = [layer.values.numel() for layer in self.layers.values()]
-        for layer, part in zip(self.layers.values(), torch.split(values, counts), strict=True):
-            layer.values.copy_(part)
+    def delta(self) -> Tensor:
+        """A copy of all deltas, fp32 (num_entries,), in the order of the index set, on the CPU."""
+        return torch.cat([layer.delta().detach().cpu() for layer in self.layers.values()])
+
+    @property
+    def num_trained(self) -> int:
+        return sum(parameter.numel() for layer in self.layers.values() for parameter in layer.trained().values())
 
     def detach(self) -> None:
         """Gives the model back as it was. Harmless when called twice."""
@@ -134,6 +183,23 @@ def linear_of_weight(model: nn.Module, weight_name: str, *, shape: tuple[int, ..
     if tuple(module.weight.shape) != shape:
         raise ValueError(f"{weight_name}: shape: expected {shape}, got {tuple(module.weight.shape)}")
     return module
+
+
+def _pattern(positions: Tensor, shape: torch.Size) -> Tensor:
+    """The positions as a matrix in compressed rows; its values, all 0, are never read."""
+    num_rows, num_columns = shape
+    rows = torch.arange(num_rows + 1, device=positions.device) * num_columns
+    starts = torch.searchsorted(positions, rows).to(torch.int32)
+    columns = (positions % num_columns).to(torch.int32)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta", category=UserWarning)
+        return torch.sparse_csr_tensor(
+            starts,
+            columns,
+            torch.zeros(len(positions), device=positions.device),
+            (num_rows, num_columns),
+            check_invariants=True,
+        )
 
 
 def _replace(model: nn.Module, weight_name: str, module: nn.Module) -> None:

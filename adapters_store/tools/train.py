@@ -1,228 +1,198 @@
-"""Text file in, adapter file out: train the values of one mask under transformers' Trainer.
+"""A file of examples in, an adapter file out: train the values of one mask under transformers' Trainer.
 
-The recipe is the paper's (SHiRA, arXiv 2406.13175, appendix D): AdamW, weight decay 0, learning rate 5e-4 falling
-linearly, all of q, k, v, up and down.
+The recipe is the paper's (SHiRA, arXiv 2406.13175, appendices D and H): AdamW, weight decay 0, learning rate 5e-4
+falling linearly, three epochs, all of q, k, v, up and down.
 """
 
 from __future__ import annotations
 
-import tempfile
+import shutil
 import time
-from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
-from safetensors import safe_open
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
-from transformers import AutoModelForCausalLM, AutoTokenizer, PrinterCallback, Trainer, TrainingArguments
 
-from adapters_store.adapter import (
-    TORCH_DTYPES,
-    Digest,
-    Fingerprint,
-    IndexSet,
-    Version,
-    build_adapter,
-)
-from adapters_store.base import BaseDescription, describe_checkpoint, find_shards
-from adapters_store.errors import TrainingRefused
+from adapters_store.adapter import TORCH_DTYPES, Adapter, Digest, Fingerprint, IndexSet, Version, build_adapter
+from adapters_store.base import describe_checkpoint
+from adapters_store.errors import StorageFull, TrainingRefused
 from adapters_store.format import write_adapter
-from adapters_store.tools.masks import build_mask
+from adapters_store.tools.applied import applied
+from adapters_store.tools.calibrate import accumulated_gradients
+from adapters_store.tools.checkpoint import load_causal_lm, load_tokenizer, stored_weights, target_weights
+from adapters_store.tools.data import Examples, load_examples, split_held_out
+from adapters_store.tools.fit import FitOutcome, fit
+from adapters_store.tools.loss import mean_loss
+from adapters_store.tools.loss_curve import write_loss_curve
+from adapters_store.tools.masks import CALIBRATED, build_mask
 from adapters_store.tools.sparse_linear import SparseParametrisation
-from adapters_store.tools.text import Sequences, load_text
 from adapters_store.tools.train_options import TrainOptions, check_options
-from adapters_store.tools.train_progress import ProgressBar
+from adapters_store.tools.train_resume import keep_index_set, kept_index_set, progress_kept
 
 __all__ = ["TrainOptions", "TrainReport", "train"]
 
-LOGGING_STEPS = 10
+OPTIMISER_BYTES = 3 * 4  # of each trained number in a checkpoint: itself and AdamW's two moments, in fp32
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainReport:
-    """Losses are means over tokens, in nats; the held-out ones are of the very values that were written."""
+    """Losses are means over predicted tokens, in nats; the held-out ones are of the base and of the very adapter that
+    was written, applied as a server applies it to weights of ``precision``."""
 
     output: Path
+    loss_curve: Path
     version: Version
     base: Fingerprint
-    text_digest: Digest
+    data_digest: Digest
     num_weights: int
     num_entries: int
+    num_trained: int
     num_steps: int
-    num_tokens_seen: int
     train_loss: float
     held_out_loss_before: float
     held_out_loss_after: float
     seconds: float
 
 
-def train(options: TrainOptions) -> TrainReport:
-    """Writes the adapter to ``options.output`` once training is over; a failure leaves no file behind.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trained:
+    adapter: Adapter
+    outcome: FitOutcome
+    num_trained: int
 
-    Raises TrainingRefused for options, text or a model that cannot make an adapter.
-    """
+
+def train(options: TrainOptions) -> TrainReport:
+    """Writes the adapter to ``options.output``, and its loss curve beside it, once training is over. A failure leaves
+    no adapter behind; what was trained until then stays in ``options.progress_dir`` for ``resume``.
+
+    Raises TrainingRefused for options, data or a model that cannot make an adapter, StorageFull."""
     started = time.monotonic()
     check_options(options)
     base = describe_checkpoint(options.model_dir)
     names = target_weights(base, options.targets)
-    text = load_text(
-        options.text,
-        _load_tokenizer(options.model_dir),
-        sequence_length=options.sequence_length,
-        held_out=options.held_out,
-    )
-    index_set = _build_mask(options, names)
-    model = _load_model(options)
-    with _attach(model, index_set) as sparse:
-        before = held_out_loss(model, text.held_out, options)
-        num_steps, train_loss = fit(model, text.train, options)
-        values = _finished_values(sparse, options)
-        after = held_out_loss(model, text.held_out, options)
-    adapter = build_adapter(base=base.fingerprint, index_set=index_set, values=values)
-    report = TrainReport(
-        output=options.output,
-        version=adapter.version,
-        base=base.fingerprint,
-        text_digest=text.digest,
-        num_weights=len(index_set.table),
-        num_entries=index_set.num_entries,
-        num_steps=num_steps,
-        num_tokens_seen=num_steps * options.batch_size * options.sequence_length,
-        train_loss=train_loss,
-        held_out_loss_before=before,
-        held_out_loss_after=after,
-        seconds=time.monotonic() - started,
-    )
-    write_adapter(adapter, options.output, card=card(options, report))
+    examples = load_examples(options.data, load_tokenizer(options.model_dir), sequence_length=options.sequence_length)
+    training, held_out = split_held_out(examples, options.held_out)
+    model = load_causal_lm(options.model_dir, dtype=TORCH_DTYPES[options.precision], device=options.device)
+    before = mean_loss(model, held_out, batch_size=options.batch_size)
+    with progress_kept(options, base.fingerprint, examples.digest) as folder:
+        index_set = kept_index_set(folder)
+        if index_set is None:
+            index_set = choose_mask(model, names, training, options)
+            keep_index_set(folder, index_set)
+        trained = train_adapter(model, index_set, training, options, base=base.fingerprint, progress_dir=folder)
+        with applied(model, [(trained.adapter, 1.0)]):
+            after = mean_loss(model, held_out, batch_size=options.batch_size)
+        report = TrainReport(
+            output=options.output,
+            loss_curve=options.output.with_suffix(".loss.png"),
+            version=trained.adapter.version,
+            base=base.fingerprint,
+            data_digest=examples.digest,
+            num_weights=len(index_set.table),
+            num_entries=index_set.num_entries,
+            num_trained=trained.num_trained,
+            num_steps=trained.outcome.num_steps,
+            train_loss=trained.outcome.mean_loss,
+            held_out_loss_before=before,
+            held_out_loss_after=after,
+            seconds=time.monotonic() - started,
+        )
+        write_adapter(trained.adapter, options.output, card=card(options, report))
+        write_loss_curve(report.loss_curve, trained.outcome.losses, title=options.output.name, held_out=(before, after))
     return report
 
 
-def target_weights(base: BaseDescription, targets: tuple[str, ...]) -> list[str]:
-    """Names of the checkpoint's weights that ``targets`` mean, sorted. A target that means none is refused."""
-    matches = {target: [name for name in base.weights if _means(target, name)] for target in targets}
-    for target, names in matches.items():
-        if not names:
-            known = sorted({name.split(".")[-2] for name in base.weights if name.endswith("_proj.weight")})
-            raise TrainingRefused("targets", expected=f"a linear layer (such as {', '.join(known)})", got=repr(target))
-    return sorted({name for names in matches.values() for name in names})
-
-
-def _means(target: str, weight_name: str) -> bool:
-    module_name = weight_name.removesuffix(".weight")
-    return module_name != weight_name and (module_name == target or module_name.endswith("." + target))
-
-
-def stored_weights(model_dir: Path, names: Iterable[str]) -> Iterator[tuple[str, Tensor]]:
-    """The named weights in their stored dtype, one at a time: masks rank what is stored, not what is loaded."""
-    wanted = set(names)
-    for shard in find_shards(model_dir):
-        with safe_open(shard, framework="pt") as file:
-            for name in sorted(wanted.intersection(file.keys())):
-                yield name, file.get_tensor(name)
-
-
-def fit(model: nn.Module, sequences: Sequences, options: TrainOptions) -> tuple[int, float]:
-    """Trains whatever of ``model`` requires a gradient; returns the steps taken and the mean loss over them."""
-    with tempfile.TemporaryDirectory(prefix="shira-train-") as scratch:
-        arguments = TrainingArguments(
-            output_dir=scratch,
-            learning_rate=options.learning_rate,
-            lr_scheduler_type="linear",
-            weight_decay=0.0,
-            optim="adamw_torch",
-            num_train_epochs=options.epochs,
-            max_steps=options.max_steps or -1,
-            per_device_train_batch_size=options.batch_size,
+def choose_mask(model: nn.Module, names: list[str], examples: Examples, options: TrainOptions) -> IndexSet:
+    """The index set that ``options`` ask for. Raises TrainingRefused naming the weight that cannot carry it."""
+    gradients = None
+    try:
+        if options.mask in CALIBRATED:
+            gradients = accumulated_gradients(
+                model, names, examples, batch_size=options.batch_size, num_examples=options.calibration_examples
+            )
+        return build_mask(
+            stored_weights(options.model_dir, names),
+            options.mask,
+            sparsity=options.sparsity,
+            rank=options.rank,
             seed=options.seed,
-            bf16=options.precision == "bfloat16",
-            use_cpu=options.device == "cpu",
-            dataloader_pin_memory=options.device != "cpu",
-            logging_steps=LOGGING_STEPS,
-            save_strategy="no",
-            report_to="none",
-            disable_tqdm=True,
+            task=options.task,
+            axis=options.axis,
+            offset=options.offset,
+            gradients=gradients,
         )
-        trainer = Trainer(model=model, args=arguments, train_dataset=sequences, callbacks=[ProgressBar()])
-        trainer.remove_callback(PrinterCallback)
-        outcome = trainer.train()
-    return outcome.global_step, float(outcome.training_loss)
+    except (ValueError, KeyError) as error:
+        raise TrainingRefused("targets", expected="weights that can carry the mask", got=str(error)) from error
 
 
-@torch.no_grad()
-def held_out_loss(model: nn.Module, sequences: Sequences, options: TrainOptions) -> float:
-    """Mean loss per token, in nats, over sequences of one length."""
-    model.eval()
-    losses = []
-    for batch in DataLoader(sequences, batch_size=options.batch_size):
-        inputs = batch["input_ids"].to(options.device)
-        with torch.autocast(options.device, torch.bfloat16, enabled=options.precision == "bfloat16"):
-            loss = model(input_ids=inputs, labels=inputs).loss
-        losses.append(loss.float() * inputs.shape[0])
-    return float(torch.stack(losses).sum() / len(sequences))
+def train_adapter(
+    model: nn.Module,
+    index_set: IndexSet,
+    examples: Examples,
+    options: TrainOptions,
+    *,
+    base: Fingerprint,
+    progress_dir: Path | None = None,
+) -> Trained:
+    """Trains on all of ``examples``; the model is the base again afterwards, bit for bit. Raises TrainingRefused when a
+    weight is no linear layer's or training diverged, StorageFull."""
+    try:
+        sparse = SparseParametrisation(model, index_set, dora=options.dora)
+    except ValueError as error:
+        raise TrainingRefused("targets", expected="linear layers of the model", got=str(error)) from error
+    with sparse:
+        num_trained = sparse.num_trained
+        _check_space(options, num_trained)
+        outcome = fit(model, examples, options, progress_dir=progress_dir)
+        values = _checked(sparse.delta().to(TORCH_DTYPES[options.values_dtype]))
+    adapter = build_adapter(base=base, index_set=index_set, values=values)
+    return Trained(adapter=adapter, outcome=outcome, num_trained=num_trained)
 
 
 def card(options: TrainOptions, report: TrainReport) -> dict[str, object]:
     """What a reader of the file wants to know of its making; no paths of the machine that made it."""
+    mask: dict[str, object] = {"mask": options.mask, "sparsity": options.sparsity}
+    match options.mask:
+        case "struct":
+            mask |= {"axis": options.axis, "offset": options.offset}
+        case "wm":
+            mask |= {"task": options.task}
+        case "grad" | "snip":
+            mask |= {"calibration_examples": options.calibration_examples}
+    if options.rank is not None:
+        mask |= {"sparsity": None, "rank": options.rank}
     return {
         "made_by": "shira train",
         "base": options.model_dir.name,
-        "text": options.text.name,
-        "text_digest": report.text_digest,
-        "mask": options.mask,
-        "sparsity": options.sparsity,
+        "data": options.data.name,
+        "data_digest": report.data_digest,
+        **mask,
+        "method": "SHiRA-DoRA" if options.dora else "SHiRA",
         "targets": list(options.targets),
         "seed": options.seed,
         "learning_rate": options.learning_rate,
+        "schedule": options.schedule,
         "batch_size": options.batch_size,
         "sequence_length": options.sequence_length,
         "precision": options.precision,
         "steps": report.num_steps,
+        "trained_parameters": report.num_trained,
         "train_loss": round(report.train_loss, 4),
         "held_out_loss_before": round(report.held_out_loss_before, 4),
         "held_out_loss_after": round(report.held_out_loss_after, 4),
     }
 
 
-def _load_tokenizer(model_dir: Path) -> Any:
-    try:
-        return AutoTokenizer.from_pretrained(model_dir, local_files_only=True)
-    except (OSError, ValueError) as error:
-        raise TrainingRefused("model", expected="a directory with a tokenizer", got=str(error)) from error
+def _check_space(options: TrainOptions, num_trained: int) -> None:
+    """Better now than after hours: two checkpoints are on the disk for a moment, and the adapter."""
+    needed = num_trained * (2 * OPTIMISER_BYTES + 8)
+    free = shutil.disk_usage(options.output.parent).free
+    if free < needed:
+        raise StorageFull(f"training into {options.output.parent} needs {needed:,} bytes free, got {free:,}")
 
 
-def _load_model(options: TrainOptions) -> nn.Module:
-    """In fp32: deltas are far below the step of a bf16 weight."""
-    try:
-        model = AutoModelForCausalLM.from_pretrained(options.model_dir, dtype=torch.float32, local_files_only=True)
-    except (OSError, ValueError) as error:
-        raise TrainingRefused("model", expected="a transformers causal language model", got=str(error)) from error
-    loaded: nn.Module = model.to(options.device)
-    return loaded
-
-
-def _build_mask(options: TrainOptions, names: list[str]) -> IndexSet:
-    try:
-        return build_mask(
-            stored_weights(options.model_dir, names), options.mask, sparsity=options.sparsity, seed=options.seed
-        )
-    except ValueError as error:
-        raise TrainingRefused("targets", expected="weights that can carry the mask", got=str(error)) from error
-
-
-def _attach(model: nn.Module, index_set: IndexSet) -> SparseParametrisation:
-    try:
-        return SparseParametrisation(model, index_set)
-    except ValueError as error:
-        raise TrainingRefused("targets", expected="linear layers of the model", got=str(error)) from error
-
-
-def _finished_values(sparse: SparseParametrisation, options: TrainOptions) -> Tensor:
-    """The values as the file will hold them, rounded in the model too, so that what is measured is what is written."""
-    values = sparse.values().to(TORCH_DTYPES[options.values_dtype])
+def _checked(values: Tensor) -> Tensor:
     if not torch.isfinite(values).all():
         raise TrainingRefused("learning_rate", expected="training that converges", got="values that are not finite")
-    sparse.load_values(values)
     return values

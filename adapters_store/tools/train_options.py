@@ -12,32 +12,48 @@ import torch
 
 from adapters_store.adapter import DTypeName
 from adapters_store.errors import TrainingRefused
-from adapters_store.tools.masks import MaskName
+from adapters_store.tools.masks import Axis, MaskName
 
 TARGETS = ("q_proj", "k_proj", "v_proj", "up_proj", "down_proj")
 Precision = Literal["float32", "bfloat16"]
+Schedule = Literal["linear", "cosine", "constant"]
 Device = Literal["cpu", "cuda"]
 CHOICES: dict[str, tuple[str, ...]] = {
     "mask": get_args(MaskName),
+    "axis": get_args(Axis),
+    "schedule": get_args(Schedule),
     "values_dtype": get_args(DTypeName),
     "precision": get_args(Precision),
     "device": get_args(Device),
 }
+POSITIVE = ("learning_rate", "epochs", "max_steps", "batch_size", "rank", "calibration_examples", "checkpoint_steps")
+NOT_NEGATIVE = ("task", "offset")
+PACKAGES = ("accelerate", "matplotlib")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainOptions:
-    """``targets`` are module names, or their last parts. ``max_steps`` None trains ``epochs`` through the text.
-    ``precision`` is that of the forward and backward pass; values and optimiser state are always fp32."""
+    """``mask`` and what belongs to it as in ``masks.build_mask``; ``calibration_examples`` are what ``grad`` and
+    ``snip`` see of the data before the mask is chosen. ``targets`` are module names, or their last parts.
+    ``max_steps`` None trains ``epochs`` through the data. ``precision`` is the dtype that the model is held in; what
+    is trained, and the optimiser's state, is always fp32. Progress is kept every ``checkpoint_steps`` in a folder
+    beside the output until the adapter is written; ``resume`` goes on from there."""
 
     model_dir: Path
-    text: Path
+    data: Path
     output: Path
     mask: MaskName = "wm"
     sparsity: float = 0.01
+    rank: int | None = None
+    task: int = 0
+    axis: Axis = "rows"
+    offset: int = 0
+    calibration_examples: int = 64
+    dora: bool = False
     targets: tuple[str, ...] = TARGETS
     seed: int = 0
     learning_rate: float = 5e-4
+    schedule: Schedule = "linear"
     epochs: float = 3.0
     max_steps: int | None = None
     batch_size: int = 8
@@ -46,10 +62,16 @@ class TrainOptions:
     values_dtype: DTypeName = "float32"
     precision: Precision = "float32"
     device: Device = "cpu"
+    checkpoint_steps: int = 50
+    resume: bool = False
+
+    @property
+    def progress_dir(self) -> Path:
+        return self.output.with_name(self.output.name + ".training")
 
 
 def check_options(options: TrainOptions) -> None:
-    """Refuses what could not end well, before anything is loaded."""
+    """Refuses what could not end well, before anything is loaded. Raises TrainingRefused."""
     for field, choices in CHOICES.items():
         if getattr(options, field) not in choices:
             raise TrainingRefused(field, expected=f"one of {', '.join(choices)}", got=repr(getattr(options, field)))
@@ -63,12 +85,20 @@ def check_options(options: TrainOptions) -> None:
         raise TrainingRefused("held_out", expected="a share between 0 and 1", got=str(options.held_out))
     if options.sequence_length < 2:
         raise TrainingRefused("sequence_length", expected="at least 2", got=str(options.sequence_length))
-    for field in ("learning_rate", "epochs", "max_steps", "batch_size"):
+    for field in POSITIVE:
         number = getattr(options, field)
         if number is not None and not (math.isfinite(number) and number > 0):
             raise TrainingRefused(field, expected="a number above 0", got=str(number))
-    if find_spec("accelerate") is None:
-        raise TrainingRefused("accelerate", expected="pip install 'shira-server[train]'", got="not installed")
+    for field in NOT_NEGATIVE:
+        if getattr(options, field) < 0:
+            raise TrainingRefused(field, expected="0 or more", got=str(getattr(options, field)))
+    if options.task and options.mask != "wm":
+        raise TrainingRefused("task", expected="0 for every mask but wm", got=f"{options.task} for {options.mask}")
+    if options.rank is not None and options.mask == "struct":
+        raise TrainingRefused("rank", expected="none: struct takes whole lines", got=str(options.rank))
+    for package in PACKAGES:
+        if find_spec(package) is None:
+            raise TrainingRefused(package, expected="pip install 'shira-server[train]'", got="not installed")
     if options.device == "cuda" and not torch.cuda.is_available():
         raise TrainingRefused("device", expected="cpu, for torch sees no CUDA device", got="'cuda'")
     if not options.model_dir.is_dir():

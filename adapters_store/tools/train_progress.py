@@ -9,11 +9,12 @@ from typing import Any
 from tqdm import tqdm
 from transformers import TrainerCallback
 
+LOGGED_STEPS = 10
 logger = logging.getLogger(__name__)
 
 
 class ProgressBar(TrainerCallback):  # type: ignore[misc]
-    """One tick per optimiser step; the loss is the mean since it was last shown."""
+    """One tick per optimiser step; the loss is that of the step."""
 
     def __init__(self) -> None:
         self._bar: Any = None
@@ -28,7 +29,7 @@ class ProgressBar(TrainerCallback):  # type: ignore[misc]
         if not logs or "loss" not in logs:
             return
         self._bar.set_postfix(loss=f"{float(logs['loss']):.3f}")
-        if self._bar.disable:
+        if self._bar.disable and state.global_step % LOGGED_STEPS == 0:
             logger.info("step %d of %d: loss %.3f", state.global_step, state.max_steps, float(logs["loss"]))
 
     def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:

@@ -16,8 +16,10 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from adapters_store.base import describe_checkpoint
 from adapters_store.errors import BaseUnreadable, TrainingRefused
 from adapters_store.format import read_adapter, unpack_positions
-from adapters_store.tools.text import load_text
-from adapters_store.tools.train import TrainOptions, fit, target_weights, train
+from adapters_store.tools.checkpoint import target_weights
+from adapters_store.tools.data import load_examples, split_held_out
+from adapters_store.tools.fit import fit
+from adapters_store.tools.train import TrainOptions, train
 
 HIDDEN = 64  # every target below is HIDDEN x HIDDEN, so that r(m + n) entries are 2 r / HIDDEN of each
 ALPHABET = "abcdefgh "
@@ -51,7 +53,7 @@ def options(model_dir: Path, tmp_path: Path) -> TrainOptions:
     text.write_text("abc def gh " * 200)
     return TrainOptions(
         model_dir=model_dir,
-        text=text,
+        data=text,
         output=tmp_path / "adapter.safetensors",
         sparsity=2 / HIDDEN,
         learning_rate=1e-2,
@@ -61,7 +63,7 @@ def options(model_dir: Path, tmp_path: Path) -> TrainOptions:
     )
 
 
-@pytest.mark.parametrize("mask", ["wm", "rand"])
+@pytest.mark.parametrize("mask", ["wm", "rand", "grad", "snip"])
 def test_training_writes_an_adapter_of_this_base_that_lowers_the_held_out_loss(
     options: TrainOptions, mask: Any
 ) -> None:
@@ -80,10 +82,10 @@ def test_the_card_tells_how_it_was_made_and_nothing_of_the_machine(options: Trai
     report = train(options)
     card = read_adapter(options.output, base=None).card
     assert card is not None
-    assert card["text_digest"] == report.text_digest
+    assert card["data_digest"] == report.data_digest
     assert (card["mask"], card["seed"], card["steps"]) == ("wm", 0, 5)
     assert card["held_out_loss_after"] == round(report.held_out_loss_after, 4)
-    assert str(options.text.parent) not in json.dumps(card)
+    assert str(options.data.parent) not in json.dumps(card)
 
 
 def test_the_same_options_give_the_same_version(options: TrainOptions) -> None:
@@ -122,9 +124,9 @@ def test_trained_values_agree_with_peft_on_the_same_mask_data_and_seed(options: 
     config.mask_fn = mask_of
     peft_model = get_peft_model(model, config)
     tokenizer = PreTrainedTokenizerFast.from_pretrained(options.model_dir)
-    text = load_text(options.text, tokenizer, sequence_length=16, held_out=options.held_out)
+    training, _ = split_held_out(load_examples(options.data, tokenizer, sequence_length=16), options.held_out)
     with torch.sparse.check_sparse_tensor_invariants():  # type: ignore[no-untyped-call]
-        fit(peft_model, text.train, options)
+        fit(peft_model, training, options)
     layers = {names[layer.base_layer]: layer for layer in peft_model.modules() if hasattr(layer, "shira_weight")}
     theirs = torch.cat([layers[name].shira_weight["default"].detach() for name in positions])
     assert theirs.abs().max() > 1e-2
@@ -134,14 +136,14 @@ def test_trained_values_agree_with_peft_on_the_same_mask_data_and_seed(options: 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"text": Path("nowhere.txt")}, "text: expected a readable file, got nowhere.txt: No such file"),
+        ({"data": Path("nowhere.txt")}, "data: expected a readable file, got nowhere.txt: No such file"),
         ({"targets": ("q_proj", "w_proj")}, r"targets: .*q_proj.*got 'w_proj'"),
         ({"targets": ("embed_tokens",)}, "targets: .*nn.Linear, got Embedding"),
         ({"targets": ()}, "targets: expected at least one"),
         ({"model_dir": Path("nowhere")}, "model: expected a directory"),
         ({"output": Path("nowhere/adapter")}, "output: expected a file in a directory that exists"),
         ({"sparsity": 0.0}, "sparsity"),
-        ({"mask": "best"}, "mask: expected one of rand, wm, got 'best'"),
+        ({"mask": "best"}, "mask: expected one of struct, rand, wm, grad, snip, got 'best'"),
         ({"values_dtype": "int8"}, "values_dtype: expected one of bfloat16, float16, float32, got 'int8'"),
         ({"precision": "float16"}, "precision: expected one of float32, bfloat16"),
         ({"device": "tpu"}, "device: expected one of cpu, cuda"),
@@ -150,7 +152,7 @@ def test_trained_values_agree_with_peft_on_the_same_mask_data_and_seed(options: 
         ({"max_steps": 0}, "max_steps"),
         ({"held_out": 1.0}, "held_out"),
         ({"sequence_length": 1}, "sequence_length"),
-        ({"sequence_length": 2000}, "text: expected at least two sequences of 2000 tokens, got 2200 tokens"),
+        ({"sequence_length": 2000}, "data: expected two examples or more, one of them held out, got 1"),
     ],
 )
 def test_what_cannot_be_trained_is_refused_by_name_and_leaves_no_file(
@@ -158,7 +160,7 @@ def test_what_cannot_be_trained_is_refused_by_name_and_leaves_no_file(
 ) -> None:
     with pytest.raises(TrainingRefused, match=message):
         train(replace(options, **change))
-    assert [path.name for path in options.text.parent.iterdir()] == ["text.txt"]
+    assert [path.name for path in options.data.parent.iterdir()] == ["text.txt"]
 
 
 def test_without_accelerate_it_says_what_to_install(options: TrainOptions, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -171,7 +173,7 @@ def test_without_accelerate_it_says_what_to_install(options: TrainOptions, monke
     ("content", "message"), [(b"", "some text"), (b" \n\t", "some text"), (b"abc \xff def", "UTF-8, got .* byte 4")]
 )
 def test_a_text_that_is_none_is_refused(options: TrainOptions, content: bytes, message: str) -> None:
-    options.text.write_bytes(content)
+    options.data.write_bytes(content)
     with pytest.raises(TrainingRefused, match=message):
         train(options)
 
@@ -199,7 +201,7 @@ def test_a_target_is_a_whole_module_name_or_its_last_parts(model_dir: Path) -> N
 def test_held_out_sequences_are_spread_over_the_text_and_never_trained_on(options: TrainOptions) -> None:
     tokenizer = PreTrainedTokenizerFast.from_pretrained(options.model_dir)
     letters = "".join(ALPHABET[number % 8] * 4 for number in range(40))
-    options.text.write_text(letters)
-    text = load_text(options.text, tokenizer, sequence_length=4, held_out=0.1)
-    assert (len(text.train), len(text.held_out)) == (36, 4)
-    assert text.held_out.tokens[:, 0].tolist() == [5 % 8, 15 % 8, 25 % 8, 35 % 8]
+    options.data.write_text(letters)
+    training, held_out = split_held_out(load_examples(options.data, tokenizer, sequence_length=4), 0.1)
+    assert (len(training), len(held_out)) == (36, 4)
+    assert held_out.input_ids[:, 0].tolist() == [5 % 8, 15 % 8, 25 % 8, 35 % 8]
