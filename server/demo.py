@@ -1,4 +1,4 @@
-"""``shira demo``: a real server, the example adapters, real answers with their receipts.
+"""``shira demo``: a real server, the example adapters, real answers with their receipts, and what switches take.
 
 Starts ``shira serve`` as a process of its own, talks to it over HTTP as any client would, and stops it.
 """
@@ -8,19 +8,24 @@ from __future__ import annotations
 import os
 import shutil
 import socket
+import statistics
 import subprocess
 import sys
 import tempfile
 import textwrap
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
 import httpx
+from prometheus_client.parser import text_string_to_metric_families
 
+from adapters_store.tools.inspect import inspect_file
 from server.core.config import ENV_PREFIX
 from server.core.errors import ServerError
 
@@ -29,6 +34,11 @@ PROMPT = "In the beginning of the year"
 PARAMETERS = {"max_new_tokens": 48, "repetition_penalty": 1.2}
 READY_TIMEOUT_S = 900.0  # the first start converts the base model
 STOP_TIMEOUT_S = 60.0
+NUM_ROUNDS = 9  # in each, every pair of adapters is switched there and back
+SWITCH_KINDS = {
+    "overwrite": "one index set: overwrite, one pass",
+    "exchange": "two index sets: exchange, old words back and new ones in",
+}
 
 
 class DemoFailed(ServerError):
@@ -57,7 +67,7 @@ def run(options: DemoOptions) -> None:
         for name in names:
             _ask(client, options.prompt, name, [name])
         _ask(client, options.prompt, f"{first} + {second}", [first, second])
-        _show_switches(client, options.prompt, [first, second])
+        show_switches(client, options.prompt, index_sets(examples))
         base_after = _ask(client, options.prompt, "base again", [])
         if base_after != base_before:
             raise DemoFailed("the base answered differently after the switches")
@@ -81,6 +91,41 @@ def push_examples(client: httpx.Client, paths: Sequence[Path]) -> list[str]:
     for path in paths:
         _push(client, path)
     return [path.stem for path in paths]
+
+
+def index_sets(paths: Sequence[Path]) -> dict[str, str]:
+    """The digest of every adapter's index set, as the file has it; a PEFT file does not tell."""
+    found = {path.stem: inspect_file(path).get("index_set") for path in paths}
+    return {name: digest for name, digest in found.items() if digest is not None}
+
+
+def show_switches(client: httpx.Client, prompt: str, digests: Mapping[str, str]) -> None:
+    """Goes back and forth between staged adapters, two that share an index set and two that do not, as far as
+    ``digests`` (adapter name → index set) has such, and prints medians.
+
+    Raises DemoFailed unless the server counted an overwrite for every switch of the first pair and an exchange for
+    every one of the second."""
+    pairs = _pairs(digests)
+    if not pairs:
+        return
+    for name in sorted({name for pair in pairs.values() for name in pair}):
+        _switch_ms(client, prompt, name)  # stages it
+    times: dict[str, list[float]] = {kind: [] for kind in pairs}
+    counted: Counter[str] = Counter()
+    for _ in range(NUM_ROUNDS):
+        for kind, (here, there) in pairs.items():
+            _switch_ms(client, prompt, here)
+            before = _switch_counts(client)
+            times[kind] += [_switch_ms(client, prompt, name) for name in (there, here)]
+            made = _switch_counts(client) - before
+            if made != Counter({kind: 2}):
+                raise DemoFailed(f"{here} ↔ {there}: expected two switches by {kind}, the server counted {dict(made)}")
+            counted += made
+    _say(f"\nswitching between staged adapters, median of {2 * NUM_ROUNDS}:")
+    for kind, pair in pairs.items():
+        _say(f"   {' ↔ '.join(pair):<20} {statistics.median(times[kind]):6.2f} ms   {SWITCH_KINDS[kind]}")
+    shown = ", ".join(f'{{kind="{kind}"}} +{number}' for kind, number in counted.items())
+    _say(f"   counted by the server meanwhile: shira_switches_total {shown}")
 
 
 @contextmanager
@@ -155,13 +200,31 @@ def _ask(client: httpx.Client, prompt: str, title: str, adapters: list[str]) -> 
     return text
 
 
-def _show_switches(client: httpx.Client, prompt: str, names: list[str]) -> None:
-    """Alternates between staged blends and prints what each switch took."""
-    _say("\nswitch times, everything staged:")
-    for name in [*names, *names]:
-        body = {"prompt": prompt, "adapter": name, "parameters": {"max_new_tokens": 1}}
-        receipt = _checked(client.post("/generate", json=body))["receipt"]
-        _say(f"   → {name:<12} {receipt['switch_ms']:.2f} ms")
+def _pairs(digests: Mapping[str, str]) -> dict[str, tuple[str, str]]:
+    """By the kind of switch that is due between them; both pairs begin with the same adapter."""
+    here, there = next(((a, b) for a, b in combinations(digests, 2) if digests[a] == digests[b]), (None, None))
+    here = here or next(iter(digests), None)
+    other = next((name for name in digests if here and digests[name] != digests[here]), None)
+    pairs = {"overwrite": (here, there), "exchange": (here, other)}
+    return {kind: (a, b) for kind, (a, b) in pairs.items() if a and b}
+
+
+def _switch_ms(client: httpx.Client, prompt: str, name: str) -> float:
+    """Of the switch to this adapter."""
+    body = {"prompt": prompt, "adapter": name, "parameters": {"max_new_tokens": 1}}
+    taken: float = _checked(client.post("/generate", json=body))["receipt"]["switch_ms"]
+    return taken
+
+
+def _switch_counts(client: httpx.Client) -> Counter[str]:
+    """How many switches of each kind the server has made."""
+    samples = (
+        sample
+        for family in text_string_to_metric_families(client.get("/metrics").text)
+        for sample in family.samples
+        if sample.name == "shira_switches_total"
+    )
+    return Counter({sample.labels["kind"]: int(sample.value) for sample in samples})
 
 
 def _checked(response: httpx.Response) -> dict[str, Any]:

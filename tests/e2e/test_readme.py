@@ -77,6 +77,9 @@ def test_the_demo_tells_its_story_and_ends_with_0() -> None:
         env=os.environ | elsewhere | {"SHIRA_MODELS_DIR": str(MODELS_DIR)},
     )
     assert done.returncode == 0, done.stderr
-    for title in ("── base ──", "── kjv ──", "── python ──", "── kjv + python ──", "── base again ──"):
-        assert title in done.stdout
+    names = sorted(path.stem for path in (REPOSITORY / "examples").glob("*.safetensors"))
+    assert {"kjv", "python"} <= set(names)
+    titles = ["base", *names, "kjv + python", "base again"]
+    assert re.findall(r"^── (.*) ──$", done.stdout, flags=re.M) == titles
+    assert re.search(r"kjv ↔ python .*exchange", done.stdout)
     assert "identical to the first one" in done.stdout
