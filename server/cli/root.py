@@ -13,6 +13,7 @@ from server.cli.adapters import adapters
 from server.cli.bench import bench
 from server.cli.demo import demo
 from server.cli.inspect import inspect
+from server.cli.reproduce import reproduce
 from server.cli.serve import serve
 from server.cli.train import train
 from server.core.errors import ConfigError, ServerError
@@ -26,7 +27,7 @@ def shira() -> None:
     """Serve Sparse High Rank Adapters: exact millisecond switching over one base model."""
 
 
-for command in (serve, demo, adapters, inspect, train, bench):
+for command in (serve, demo, adapters, inspect, train, bench, reproduce):
     shira.add_command(command)
 
 
