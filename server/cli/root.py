@@ -12,7 +12,9 @@ from server import __version__
 from server.cli.adapters import adapters
 from server.cli.bench import bench
 from server.cli.demo import demo
+from server.cli.fuse import fuse
 from server.cli.inspect import inspect
+from server.cli.overlap import overlap
 from server.cli.reproduce import reproduce
 from server.cli.serve import serve
 from server.cli.train import train
@@ -27,7 +29,7 @@ def shira() -> None:
     """Serve Sparse High Rank Adapters: exact millisecond switching over one base model."""
 
 
-for command in (serve, demo, adapters, inspect, train, bench, reproduce):
+for command in (serve, demo, adapters, inspect, train, fuse, overlap, bench, reproduce):
     shira.add_command(command)
 
 
