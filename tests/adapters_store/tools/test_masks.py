@@ -6,7 +6,7 @@ from torch import Tensor
 
 from adapters_store.adapter import BLOCK_ELEMENTS, IndexSet
 from adapters_store.format import unpack_positions
-from adapters_store.tools.masks import MaskName, build_mask, num_kept, top_k
+from adapters_store.tools.masks import Axis, MaskName, build_mask, num_kept, top_k
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 
@@ -82,6 +82,105 @@ def test_a_rand_mask_draws_without_replacement_and_evenly() -> None:
     assert (tenths - 10_000).abs().max() < 500  # five standard deviations
 
 
+def test_wm_tasks_take_the_ranks_one_after_the_other_and_never_meet() -> None:
+    weight = torch.tensor([[0.5, -3.0, 0.25, 1.0], [2.0, -0.75, -2.5, 0.125]])
+
+    def task(number: int) -> list[int]:
+        return positions(build_mask([("w", weight)], "wm", sparsity=2 / 8, task=number))["w"]
+
+    assert [task(number) for number in range(4)] == [[1, 6], [3, 4], [0, 5], [2, 7]]
+    with pytest.raises(ValueError, match="w: entries: expected at least 10 to choose 2 from, got 8"):
+        task(4)
+
+
+def test_wm_tasks_share_a_tie_between_them_without_sharing_a_position() -> None:
+    weight = torch.tensor([[1.0, 1.0, 2.0, 1.0]])
+    taken = [positions(build_mask([("w", weight)], "wm", sparsity=1 / 4, task=number))["w"] for number in range(4)]
+    assert taken == [[2], [0], [1], [3]]
+
+
+def struct(shape: tuple[int, int], sparsity: float, *, axis: Axis = "rows", offset: int = 0) -> list[list[int]]:
+    weight = torch.zeros(shape)
+    (flat,) = positions(build_mask([("w", weight)], "struct", sparsity=sparsity, axis=axis, offset=offset)).values()
+    return weight.view(-1).index_fill(0, torch.tensor(flat), 1).view(shape).int().tolist()
+
+
+def test_struct_is_every_so_many_rows_and_the_diagonal() -> None:
+    # 13 of 24 entries may be taken; every third row and the diagonal are 2 · 4 + 2, every second one 3 · 4 + 2
+    assert struct((6, 4), 13 / 24) == [
+        [1, 1, 1, 1],
+        [0, 1, 0, 0],
+        [0, 0, 1, 0],
+        [1, 1, 1, 1],
+        [0, 0, 0, 0],
+        [0, 0, 0, 0],
+    ]
+
+
+def test_struct_starts_at_its_offset() -> None:
+    assert struct((6, 4), 13 / 24, offset=1) == [
+        [1, 0, 0, 0],
+        [1, 1, 1, 1],
+        [0, 0, 1, 0],
+        [0, 0, 0, 1],
+        [1, 1, 1, 1],
+        [0, 0, 0, 0],
+    ]
+    assert struct((6, 4), 13 / 24, offset=4) == struct((6, 4), 13 / 24, offset=1)
+
+
+def test_struct_takes_columns_as_well() -> None:
+    transposed = torch.tensor(struct((6, 4), 13 / 24, offset=1)).t().tolist()
+    assert struct((4, 6), 13 / 24, axis="columns", offset=1) == transposed
+
+
+def test_struct_takes_one_line_and_the_diagonal_at_least_and_everything_at_most() -> None:
+    assert struct((3, 3), 0.01) == [[1, 1, 1], [0, 1, 0], [0, 0, 1]]
+    assert struct((2, 3), 1.0) == [[1, 1, 1], [1, 1, 1]]
+
+
+def test_grad_and_snip_rank_by_what_they_are_named_after() -> None:
+    weight = torch.tensor([[0.5, -3.0, 0.0], [2.0, -0.25, 10.0]])
+    gradient = torch.tensor([[-8.0, 1.0, 9.0], [1.0, -20.0, 0.125]])
+
+    def chosen(mask: MaskName) -> list[int]:
+        return positions(build_mask([("w", weight)], mask, sparsity=3 / 6, gradients={"w": gradient}))["w"]
+
+    assert chosen("grad") == [0, 2, 4]  # 8, 9, 20
+    assert chosen("snip") == [0, 1, 4]  # 4, 3, 5 of 4, 3, 0, 2, 5, 1.25
+
+
+def test_snip_gives_ties_to_the_lower_flat_index() -> None:
+    weight = torch.tensor([[2.0, 1.0, -1.0]])
+    gradient = torch.tensor([[1.0, -2.0, 2.0]])
+    index_set = build_mask([("w", weight)], "snip", sparsity=2 / 3, gradients={"w": gradient})
+    assert positions(index_set)["w"] == [0, 1]
+
+
+@pytest.mark.parametrize("mask", ["grad", "snip"])
+@pytest.mark.parametrize(
+    ("gradients", "message"),
+    [
+        (None, r"w: gradient: expected one of shape \(2, 2\), got none"),
+        ({"w": torch.ones(4)}, r"w: gradient: expected one of shape \(2, 2\), got \(4,\)"),
+        ({"w": torch.full((2, 2), torch.inf)}, "w: gradient: expected every element finite"),
+    ],
+)
+def test_a_gradient_that_ranks_nothing_is_refused(
+    mask: MaskName, gradients: dict[str, Tensor] | None, message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        build_mask([("w", torch.ones(2, 2))], mask, gradients=gradients)
+
+
+@pytest.mark.parametrize("mask", ["rand", "wm"])
+def test_a_rank_gives_every_matrix_the_count_that_peft_demands(mask: MaskName) -> None:
+    index_set = build_mask([("a", torch.randn(6, 10)), ("b", torch.randn(7, 7))], mask, rank=2)
+    assert [entry.count for entry in index_set.table] == [2 * 16, 2 * 14]
+    with pytest.raises(ValueError, match="b: entries: expected at least 56 to choose 56 from, got 49"):
+        build_mask([("b", torch.randn(7, 7))], mask, rank=4)
+
+
 @pytest.mark.parametrize("mask", ["rand", "wm"])
 def test_weights_stand_in_order_of_name_and_blocks_start_anew_with_each(mask: MaskName) -> None:
     large = torch.randn(3, BLOCK_ELEMENTS // 2 + 5, generator=torch.Generator().manual_seed(0)).bfloat16()
@@ -108,3 +207,10 @@ def test_weights_stand_in_order_of_name_and_blocks_start_anew_with_each(mask: Ma
 def test_what_cannot_be_ranked_is_refused_by_name(weight: Tensor, sparsity: float, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         build_mask([("w", weight)], "wm", sparsity=sparsity)
+
+
+def test_struct_and_ranks_are_for_matrices() -> None:
+    with pytest.raises(ValueError, match="w: shape: expected a matrix"):
+        build_mask([("w", torch.ones(4))], "struct", sparsity=0.5)
+    with pytest.raises(ValueError, match="w: shape: expected a matrix"):
+        build_mask([("w", torch.ones(4))], "wm", rank=1)

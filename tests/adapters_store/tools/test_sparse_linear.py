@@ -142,6 +142,55 @@ def test_training_agrees_with_peft_on_the_same_mask() -> None:
         assert sparse.delta().abs().min() > 0
 
 
+def test_dora_starts_at_the_base_and_its_delta_is_magnitude_times_direction_under_the_mask() -> None:
+    model = small_model()
+    index_set = mask_of(model)
+    base = words(model)
+    inputs = torch.randn(3, 12)
+    expected = model(inputs)
+    with SparseParametrisation(model, index_set, dora=True) as sparse:
+        torch.testing.assert_close(model(inputs), expected)
+        trained = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
+        assert trained == ["0.values", "0.magnitude", "2.values", "2.magnitude"]
+        assert sparse.num_trained == index_set.num_entries + 20 + 6
+        _fill(sparse)
+        with torch.no_grad():
+            for layer in sparse.layers.values():
+                layer.get_parameter("magnitude").mul_(1.5)
+        model(inputs)
+        for entry, flat in unpack_positions(index_set):
+            layer = sparse.layers[entry.name]
+            delta = torch.zeros(entry.numel).index_copy(0, flat, layer.values.detach()).view(entry.shape)
+            direction = base[entry.name] + delta
+            whole = direction / direction.norm(dim=1, keepdim=True) * layer.get_parameter("magnitude").detach()[:, None]
+            masked = base[entry.name].flatten().index_copy(0, flat, whole.flatten()[flat]).view(entry.shape)
+            torch.testing.assert_close(layer.linear.weight.detach(), masked)
+            torch.testing.assert_close(layer.delta().detach(), (masked - base[entry.name]).flatten()[flat])
+    assert same_bits(words(model), base)
+
+
+def test_the_gradients_of_dora_are_those_of_its_definition_with_the_norm_held_fixed() -> None:
+    model = small_model()
+    index_set = mask_of(model)
+    base = words(model)
+    inputs = torch.randn(3, 12)
+    with SparseParametrisation(model, index_set, dora=True) as sparse:
+        _fill(sparse)
+        model(inputs).square().sum().backward()
+        (entry, flat), *_ = unpack_positions(index_set)
+        ours = sparse.layers[entry.name]
+        values, magnitude = (ours.get_parameter(name).detach().requires_grad_() for name in ("values", "magnitude"))
+        delta = torch.zeros(entry.numel).index_copy(0, flat, values).view(entry.shape)
+        direction = base[entry.name] + delta
+        whole = direction / direction.norm(dim=1, keepdim=True).detach() * magnitude[:, None]
+        weight = base[entry.name].flatten().index_copy(0, flat, whole.flatten()[flat]).view(entry.shape)
+        hidden = torch.nn.functional.linear(inputs, weight, linear_bias(base, entry.name))
+        rest = [layer for layer in model if layer is not ours]
+        rest[1](rest[0](hidden)).square().sum().backward()
+        torch.testing.assert_close(ours.get_parameter("values").grad, values.grad)
+        torch.testing.assert_close(ours.get_parameter("magnitude").grad, magnitude.grad)
+
+
 @pytest.mark.parametrize("name", ["1.weight", "7.weight", "0.bias"])
 def test_what_is_not_the_weight_of_a_linear_layer_is_refused_and_the_model_left_alone(name: str) -> None:
     model = small_model()
@@ -152,6 +201,10 @@ def test_what_is_not_the_weight_of_a_linear_layer_is_refused_and_the_model_left_
         )
     assert list(model) == layers
     assert all(parameter.requires_grad for parameter in model.parameters())
+
+
+def linear_bias(base: dict[str, Tensor], weight_name: str) -> Tensor:
+    return base[weight_name.replace("weight", "bias")]
 
 
 def index_set_of(masks: dict[str, Tensor]) -> IndexSet:
