@@ -116,6 +116,8 @@ class TrainingRefused(AdapterStoreError):
 
     def __init__(self, field: str, *, expected: str, got: str) -> None:
         self.field = field
+        self.expected = expected
+        self.got = got
         super().__init__(f"{field}: expected {expected}, got {got}")
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from safetensors import safe_open
@@ -22,7 +22,8 @@ def load_tokenizer(model_dir: Path) -> Any:
         raise TrainingRefused("model", expected="a directory with a tokenizer", got=str(error)) from error
 
 
-def load_causal_lm(model_dir: Path, *, dtype: torch.dtype, device: str) -> nn.Module:
+def load_causal_lm(model_dir: Path, *, dtype: torch.dtype | Literal["auto"], device: str) -> nn.Module:
+    """``auto`` is the dtype that the checkpoint says, as the server loads it."""
     try:
         model = AutoModelForCausalLM.from_pretrained(model_dir, dtype=dtype, local_files_only=True)
     except (OSError, ValueError) as error:
