@@ -15,6 +15,7 @@ from adapters_store.tools.reproduction.workbench import Workbench
 
 TUNED = "sum-tuned"
 OTHER_FUSIONS: tuple[FusionMethod, ...] = ("mean", "ties", "ram")
+FUSIONS = ("sum", TUNED, *OTHER_FUSIONS)
 
 
 def tune_alpha(bench: Workbench, adapters: Mapping[str, Adapter]) -> dict[str, float]:

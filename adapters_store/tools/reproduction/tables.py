@@ -1,11 +1,330 @@
-"""The cells as Markdown."""
+"""The cells as Markdown, to the last digit the same from the same cells."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from math import exp
+from statistics import fmean
 
 from adapters_store.tools.reproduction.cells import Cell
+from adapters_store.tools.reproduction.fusing import FUSIONS
+from adapters_store.tools.reproduction.plan import DOMAINS, FUSION_ALPHAS, METHODS, SWEEP_DOMAIN, SWEEP_SEED
+from adapters_store.tools.reproduction.summary import Spread, Summary
+
+LORA = "lora"
+FIGURES = {"alone.png": "alone", "fused.png": "fused", "alpha.png": "the strength of each adapter in a sum"}
+PREAMBLE = "<!-- Rendered by `shira reproduce --report` from the files in cells/. Not to be edited. -->"
 
 
 def render(cells: Mapping[str, Cell]) -> str:
-    return "\n".join(cells) + "\n"
+    if "base" not in cells:
+        return f"{PREAMBLE}\n\nNothing has been measured yet.\n"
+    summary = Summary(cells)
+    sections = [regime(summary), findings(summary), alone(summary), fused(summary), overlap(summary), sweep(summary)]
+    return "\n\n".join([PREAMBLE, *(section for section in sections if section)]) + "\n"
+
+
+def regime(summary: Summary) -> str:
+    it = summary.regime
+    texts = ", ".join(f"{name} `{digest[:19]}…`" for name, digest in it.texts.items())
+    machines = sorted({_machine(cell) for cell in summary.cells.values()})
+    versions = sorted({_versions(cell) for cell in summary.cells.values()})
+    return "\n".join(
+        [
+            "## Regime",
+            "",
+            f"- Model `{it.model}` in {it.precision}, trained values in float32. Adapted: {', '.join(it.targets)}, "
+            f"{it.num_weights} weights of {it.num_target_parameters:,} entries.",
+            f"- Each run: {it.steps} steps of {it.batch_size} × {it.sequence_length} tokens ({it.num_tokens:,}), "
+            f"AdamW, {it.schedule} schedule, no weight decay. Each domain: {it.num_validation} validation and "
+            f"{it.num_test} test sequences that no run trains on.",
+            f"- LoRA: PEFT, rank {it.lora_rank}, alpha {it.lora_alpha}, dropout {it.lora_dropout:g}. SHiRA: sparsity "
+            f"{it.sparsity:.4%}, which gives the entries that LoRA has parameters; grad and snip rank by the gradient "
+            f"of {it.calibration_examples} of the training sequences.",
+            f"- {len(summary.cells)} cells. {'; '.join(machines)}. {'; '.join(versions)}.",
+            f"- Base `{it.base[:19]}…`; texts {texts}.",
+        ]
+    )
+
+
+def findings(summary: Summary) -> str:
+    """What a reader must not miss, and a summary would leave out."""
+    lines = [*_worse_than_base(summary), *_against_lora(summary), *_retrained(summary)]
+    return "\n".join(["## Where it does worse", "", *(lines or ["- Nowhere in these cells."])])
+
+
+def alone(summary: Summary) -> str:
+    if not summary.alone_methods:
+        return ""
+    base = summary.base.test
+    columns = ["method", "seeds", *DOMAINS, "mean", "perplexity", "Δ base", "Δ LoRA", "others forget"]
+    rows = [["base", "", *(_number(base[name]) for name in DOMAINS), _number(fmean(base.values())),
+             _number(exp(fmean(base.values()))), "", "", ""]]  # fmt: skip
+    for method in summary.alone_methods:
+        mean = summary.alone_loss(method, None)
+        rows.append([
+            method,
+            str(len(mean.figures)),
+            *(_spread(summary.alone_loss(method, name)) for name in DOMAINS),
+            _spread(mean),
+            _number(exp(mean.mean)),
+            _signed(mean.mean - fmean(base.values())),
+            _against(summary, method),
+            _signed(summary.forgetting(method).mean),
+        ])  # fmt: skip
+        if method == LORA:
+            unmerged = summary.alone_loss(method, None, unmerged=True)
+            rows.append([
+                "lora, not merged",
+                str(len(unmerged.figures)),
+                *(_spread(summary.alone_loss(method, name, unmerged=True)) for name in DOMAINS),
+                _spread(unmerged),
+                _number(exp(unmerged.mean)),
+                _signed(unmerged.mean - fmean(base.values())),
+                "",
+                "",
+            ])  # fmt: skip
+    return "\n".join(
+        [
+            "## One adapter at a time",
+            "",
+            "Test loss on the adapter's own domain, nats per token, mean ± standard deviation over seeds. Adapters are "
+            "in the bf16 weights, as they are served; *not merged* is LoRA beside them. *Δ LoRA* compares the seeds "
+            "that both have. *Others forget*: what the loss on the two other domains rises by.",
+            "",
+            *_table(columns, rows),
+            "",
+            *_costs(summary),
+            "",
+            "![Loss alone](alone.png)",
+        ]
+    )
+
+
+def fused(summary: Summary) -> str:
+    if not summary.fused_methods:
+        return ""
+    means = [
+        [
+            method,
+            str(len(summary.fused(method))),
+            _number(summary.alone_loss(method, None).mean),
+            *(_spread(summary.fused_loss(method, fusion, None)) for fusion in FUSIONS),
+            ", ".join(f"{cell.fusions['sum-tuned'].alpha:g}" for cell in summary.fused(method).values()),
+        ]
+        for method in summary.fused_methods
+    ]
+    kept = [
+        [method, *(_percent(summary.gain_kept(method, fusion)) for fusion in FUSIONS)]
+        for method in summary.fused_methods
+    ]
+    detail = [
+        [method, fusion, *(_against_base(summary, method, fusion, name) for name in DOMAINS)]
+        for method in summary.fused_methods
+        for fusion in FUSIONS
+    ]
+    alphas = ", ".join(f"{alpha:g}" for alpha in FUSION_ALPHAS)
+    return "\n".join(
+        [
+            "## Three adapters at once",
+            "",
+            "The three domains' adapters of one method and seed in the weights together; mean test loss over the "
+            f"domains (base {_number(fmean(summary.base.test.values()))}). *sum* at α = 1; *sum-tuned* at the α of "
+            f"{alphas} with the lowest validation loss, one for all three. LoRA's ΔW is fused by the same rules. Where "
+            "all three touch the same entries (LoRA, wm, struct), *ram* is *mean*.",
+            "",
+            *_table(["method", "seeds", "alone", *FUSIONS, "α tuned, by seed"], means),
+            "",
+            "Of the gain of each adapter alone, kept: (base − fused) / (base − alone), of the means. Negative: worse "
+            "than no adapter.",
+            "",
+            *_table(["method", *FUSIONS], kept),
+            "",
+            "By domain, against the base (mean over seeds; bold: worse than the base):",
+            "",
+            *_table(["method", "fusion", *DOMAINS], detail),
+            "",
+            "![Loss fused](fused.png)",
+            "",
+            "![Loss by alpha](alpha.png)",
+        ]
+    )
+
+
+def overlap(summary: Summary) -> str:
+    rows = [
+        [
+            method,
+            " × ".join(pair.domains),
+            f"{pair.shared / (pair.shared + pair.only_a):.2%}",
+            f"{pair.sign_conflicts / pair.shared:.1%}" if pair.shared else "–",
+            "–" if pair.delta_cosine is None else f"{pair.delta_cosine:+.4f}",
+        ]
+        for method in summary.fused_methods
+        for pair in next(iter(summary.fused(method).values())).pairs
+    ]
+    if not rows:
+        return ""
+    return "\n".join(
+        [
+            "## How much they are in each other's way",
+            "",
+            "Of the first seed. *Shared*: of the first adapter's positions, those that the second touches too. "
+            "*Conflicts*: of the shared, those where the deltas have opposite signs. *Cosine* of the two deltas over "
+            "all weights.",
+            "",
+            *_table(["method", "pair", "shared", "conflicts", "cosine"], rows),
+        ]
+    )
+
+
+def sweep(summary: Summary) -> str:
+    rates = sorted({rate for losses in summary.sweeps.values() for rate in losses})
+    rows = []
+    for method, losses in summary.sweeps.items():
+        best = min((loss for loss in losses.values() if loss is not None), default=None)
+        rows.append([method, *(_swept(losses, rate, best) for rate in rates)])
+    if not rows:
+        return ""
+    borrowed = ", ".join(f"{m.name} that of {m.rate_of}" for m in METHODS if not m.is_swept)
+    return "\n".join(
+        [
+            "## Learning rates",
+            "",
+            f"Validation loss on {SWEEP_DOMAIN} with seed {SWEEP_SEED}, which the grid does not use; the best (bold) "
+            f"is the method's rate everywhere. Rates beyond the first three were tried until the best had a worse one "
+            f"on either side. Not swept: {borrowed}.",
+            "",
+            *_table(["method", *(f"{rate:g}" for rate in rates)], rows),
+        ]
+    )
+
+
+def _worse_than_base(summary: Summary) -> Iterator[str]:
+    base = summary.base.test
+    for method in summary.alone_methods:
+        worse = [name for name in DOMAINS if summary.alone_loss(method, name).mean > base[name]]
+        if worse:
+            yield f"- {method} alone is worse than the base on {', '.join(worse)}."
+        if (rise := summary.forgetting(method).mean) > 0:
+            yield f"- {method} alone costs the other domains {_signed(rise)} on average."
+    for method in summary.fused_methods:
+        worse_by_fusion = {
+            fusion: [name for name in DOMAINS if summary.fused_loss(method, fusion, name).mean > base[name]]
+            for fusion in FUSIONS
+        }
+        listed = [f"{fusion} on {', '.join(worse)}" for fusion, worse in worse_by_fusion.items() if worse]
+        if listed:
+            yield f"- {method} fused is worse than the base: {'; '.join(listed)}."
+
+
+def _against_lora(summary: Summary) -> Iterator[str]:
+    for method in summary.alone_methods:
+        difference = _difference_to_lora(summary, method)
+        if difference is not None and difference > 0:
+            yield f"- {method} alone is worse than LoRA: {_signed(difference)}."
+    for method in summary.fused_methods:
+        differences = {fusion: _fused_difference_to_lora(summary, method, fusion) for fusion in FUSIONS}
+        listed = [f"{fusion} {_signed(by)}" for fusion, by in differences.items() if by is not None and by > 0]
+        if listed:
+            yield f"- {method} fused is worse than LoRA fused the same way: {', '.join(listed)}."
+
+
+def _retrained(summary: Summary) -> Iterator[str]:
+    for method in summary.fused_methods:
+        for seed, cell in summary.fused(method).items():
+            if cell.retrained:
+                yield (
+                    f"- {method}, seed {seed}: fused with adapters trained again, which are not the very ones measured "
+                    f"alone: {', '.join(cell.retrained)}."
+                )
+
+
+def _costs(summary: Summary) -> list[str]:
+    rows = []
+    for method in summary.alone_methods:
+        cells = [cell for seed in summary.alone_seeds(method) for cell in summary.alone(method, seed).values()]
+        rows.append([
+            method,
+            f"{cells[0].num_parameters:,}",
+            f"{cells[0].num_touched / summary.regime.num_target_parameters:.3%}",
+            ", ".join(f"{rate:g}" for rate in sorted({cell.learning_rate for cell in cells})),
+            f"{fmean(cell.seconds['train'] for cell in cells):.0f}",
+            f"{fmean(cell.seconds['mask'] for cell in cells):.0f}",
+        ])  # fmt: skip
+    return _table(["method", "trained parameters", "weights touched", "learning rate", "train s", "mask s"], rows)
+
+
+def _difference_to_lora(summary: Summary, method: str) -> float | None:
+    seeds = [seed for seed in summary.alone_seeds(method) if seed in summary.alone_seeds(LORA)]
+    if method == LORA or not seeds:
+        return None
+    return fmean(
+        cell.test[name] - summary.alone(LORA, seed)[name].test[name]
+        for seed in seeds
+        for name, cell in summary.alone(method, seed).items()
+    )
+
+
+def _fused_difference_to_lora(summary: Summary, method: str, fusion: str) -> float | None:
+    lora = summary.fused(LORA)
+    differences = [
+        cell.fusions[fusion].test[name] - lora[seed].fusions[fusion].test[name]
+        for seed, cell in summary.fused(method).items()
+        if seed in lora
+        for name in DOMAINS
+    ]
+    return fmean(differences) if differences else None
+
+
+def _against(summary: Summary, method: str) -> str:
+    difference = _difference_to_lora(summary, method)
+    return "" if difference is None else _signed(difference)
+
+
+def _against_base(summary: Summary, method: str, fusion: str, domain: str) -> str:
+    difference = summary.fused_loss(method, fusion, domain).mean - summary.base.test[domain]
+    return f"**{_signed(difference)}**" if difference > 0 else _signed(difference)
+
+
+def _swept(losses: Mapping[float, float | None], rate: float, best: float | None) -> str:
+    if rate not in losses:
+        return ""
+    loss = losses[rate]
+    if loss is None:
+        return "diverged"
+    return f"**{_number(loss)}**" if loss == best else _number(loss)
+
+
+def _machine(cell: Cell) -> str:
+    device, threads = cell.machine["device"], cell.machine["num_threads"]
+    return f"{cell.machine['cpu']}, threads: {threads}" if device == "cpu" else str(device)
+
+
+def _versions(cell: Cell) -> str:
+    return ", ".join(f"{name} {version}" for name, version in cell.versions.items())
+
+
+def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    return [_row(columns), _row(["---"] * len(columns)), *(_row(row) for row in rows)]
+
+
+def _row(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def _spread(spread: Spread) -> str:
+    return _number(spread.mean) if spread.std is None else f"{_number(spread.mean)} ± {spread.std:.3f}"
+
+
+def _percent(spread: Spread) -> str:
+    shown = f"{spread.mean:.0%}"
+    return shown if spread.std is None else f"{shown} ± {spread.std:.0%}"
+
+
+def _number(number: float) -> str:
+    return f"{number:.3f}"
+
+
+def _signed(number: float) -> str:
+    return f"{number:+.3f}"

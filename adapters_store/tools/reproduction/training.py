@@ -38,6 +38,12 @@ class Run:
     seed: int
     learning_rate: float
 
+    @property
+    def own_seed(self) -> int:
+        """Of the random mask, LoRA's first factors, and the rows drawn and their order. Domains have seeds of their
+        own, so that three random masks are three; methods share them, so that all learn from the same rows."""
+        return 1000 * self.seed + DOMAINS.index(self.domain)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
@@ -55,7 +61,7 @@ def train_run(bench: Workbench, run: Run) -> Outcome:
     Raises TrainingRefused, of the field ``learning_rate`` where training diverged."""
     settings = bench.settings
     make_dir_durably(settings.work_dir)
-    examples = bench.splits[run.domain].drawn(settings.steps * settings.batch_size, run.seed)
+    examples = bench.splits[run.domain].drawn(settings.steps * settings.batch_size, run.own_seed)
     if run.method.mask is None:
         return _train_lora(bench, run, examples)
     return _train_sparse(bench, run, run.method.mask, examples)
@@ -103,7 +109,7 @@ def _train_sparse(bench: Workbench, run: Run, mask: MaskName, examples: Examples
 
 
 def _train_lora(bench: Workbench, run: Run, examples: Examples) -> Outcome:
-    model = attach_lora(bench.fresh_model(), bench.settings.targets, seed=run.seed)
+    model = attach_lora(bench.fresh_model(), bench.settings.targets, seed=run.own_seed)
     started = time.monotonic()
     outcome = fit(model, examples, _options(bench, run, "wm"))  # fit knows nothing of masks
     seconds = time.monotonic() - started
@@ -131,7 +137,7 @@ def _options(bench: Workbench, run: Run, mask: MaskName) -> TrainOptions:
         calibration_examples=settings.calibration_examples,
         dora=run.method.is_dora,
         targets=settings.targets,
-        seed=run.seed,
+        seed=run.own_seed,
         learning_rate=run.learning_rate,
         max_steps=settings.steps,
         batch_size=settings.batch_size,
