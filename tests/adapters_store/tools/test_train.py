@@ -9,9 +9,8 @@ from typing import Any
 import pytest
 import torch
 from peft import ShiraConfig, get_peft_model
-from tokenizers import Tokenizer, models, pre_tokenizers
 from torch import Tensor, nn
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from adapters_store.base import describe_checkpoint
 from adapters_store.errors import BaseUnreadable, TrainingRefused
@@ -20,31 +19,7 @@ from adapters_store.tools.checkpoint import target_weights
 from adapters_store.tools.data import load_examples, split_held_out
 from adapters_store.tools.fit import fit
 from adapters_store.tools.train import TrainOptions, train
-
-HIDDEN = 64  # every target below is HIDDEN x HIDDEN, so that r(m + n) entries are 2 r / HIDDEN of each
-ALPHABET = "abcdefgh "
-
-
-@pytest.fixture(scope="module")
-def model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny random Llama, stored in bf16, with a tokenizer of one token per letter."""
-    folder = tmp_path_factory.mktemp("tiny-llama")
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=len(ALPHABET) + 1,
-        hidden_size=HIDDEN,
-        intermediate_size=HIDDEN,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=4,
-        max_position_embeddings=64,
-    )
-    LlamaForCausalLM(config).bfloat16().save_pretrained(folder)
-    vocabulary = {letter: number for number, letter in enumerate([*ALPHABET, "?"])}
-    letters = Tokenizer(models.WordLevel(vocabulary, unk_token="?"))
-    letters.pre_tokenizer = pre_tokenizers.Split("", "isolated")
-    PreTrainedTokenizerFast(tokenizer_object=letters, unk_token="?").save_pretrained(folder)
-    return folder
+from tests.adapters_store.tools.conftest import ALPHABET, HIDDEN
 
 
 @pytest.fixture
