@@ -107,6 +107,15 @@ def card(options: ExtractOptions, report: ExtractReport) -> dict[str, object]:
     }
 
 
+def render(report: ExtractReport) -> str:
+    """For people: a head, then one line per weight that changed."""
+    head = ("output", "version", "base", "finetuned", "num_entries", "num_weights", "num_inexact", "largest_error")
+    lines = [f"{key.replace('_', ' '):<14} {getattr(report, key)}" for key in head]
+    lines += [f"{'density':<14} {report.density:.4%} of all elements", "", f"{'density':>9} {'entries':>10}  weight"]
+    lines += [f"{weight.density:>9.3%} {weight.count:>10}  {weight.name}" for weight in report.weights]
+    return "\n".join(lines)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class _Row:
     positions: Positions
