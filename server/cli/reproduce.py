@@ -23,6 +23,7 @@ FULL = {"steps": 1000, "batch_size": 16, "sequence_length": 256, "num_validation
     help="Base to train for: a directory, a hub id or the default's name.  "
     f"[env: {env_name('model')}]  [default: {ServerConfig.model_fields['model'].default}]",
 )
+@click.option("--method", "methods", multiple=True, help="Only this one; may be given more than once.")
 @click.option("--steps", type=click.IntRange(min=1), help="Optimiser steps of each run.  [default: 64]")
 @click.option("--batch-size", type=click.IntRange(min=1), help="Sequences per step.  [default: 4]")
 @click.option("--sequence-length", type=click.IntRange(min=2), help="Tokens per sequence.  [default: 128]")
@@ -67,7 +68,7 @@ def _run(output_dir: Path, *, is_full: bool, max_cells: int | None, is_committed
     config = load_config({"model": given.pop("model")}, os.environ)
     configure_logging(config.log_format, config.log_level)
     transformers_logging.disable_progress_bar()  # of loading weights, twice a cell
-    options = {key: value for key, value in given.items() if value is not None}
+    options = {key: value for key, value in given.items() if value not in (None, ())}
     if is_full:
         seeds = Settings.__dataclass_fields__["seeds"].default
         device = "cuda" if torch.cuda.is_available() else "cpu"

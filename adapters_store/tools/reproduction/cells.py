@@ -72,6 +72,9 @@ class Fused(BaseModel):
 
 
 class PairFigures(BaseModel):
+    """Positions that both touch or one alone; of the shared, those with opposite signs; AWOM of the whole model and
+    AWOR, the mean over its weights, as in the paper's section 4.2."""
+
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     domains: tuple[str, str]
@@ -80,6 +83,8 @@ class PairFigures(BaseModel):
     only_b: int
     sign_conflicts: int
     delta_cosine: float | None
+    awom: float
+    awor: float
 
 
 class FusedCell(_Cell):

@@ -18,12 +18,12 @@ from adapters_store.tools.reproduction.cells import (
     FusedCell,
     SweepCell,
 )
-from adapters_store.tools.reproduction.fusing import fuse_all, pair_figures, tune_alpha
+from adapters_store.tools.reproduction.fusing import fuse_all, tune_alpha
+from adapters_store.tools.reproduction.pairs import pair_figures
 from adapters_store.tools.reproduction.plan import (
     BASE_KEY,
     DOMAINS,
     FIRST_RATES,
-    METHODS,
     SWEEP_DOMAIN,
     SWEEP_SEED,
     Method,
@@ -32,6 +32,7 @@ from adapters_store.tools.reproduction.plan import (
     next_rate,
     order,
     sweep_key,
+    swept,
 )
 from adapters_store.tools.reproduction.settings import Settings
 from adapters_store.tools.reproduction.training import (
@@ -54,10 +55,9 @@ def run_grid(settings: Settings) -> Iterator[Cell]:
     is never measured twice. Raises TrainingRefused for cells of another regime in the output directory."""
     grid = _Grid(settings)
     yield from grid.base()
-    for method in METHODS:
-        if method.is_swept:
-            yield from grid.sweep(method)
-    for method, seed in order(settings.seeds, settings.other_seeds):
+    for method in swept(settings.methods):
+        yield from grid.sweep(method)
+    for method, seed in order(settings.methods, settings.seeds, settings.other_seeds):
         for domain in DOMAINS:
             yield from grid.alone(method, domain, seed)
         yield from grid.fused(method, seed)
@@ -183,8 +183,7 @@ class _Grid:
         }
 
     def _chosen_rate(self, method: Method) -> float:
-        swept = next(other for other in METHODS if other.name == method.rate_of)
-        losses = self._sweep_losses(swept)
+        losses = self._sweep_losses(swept([method.name])[0])
         return min(losses, key=losses.__getitem__)
 
     def _find(self, key: str, kind: type[CellT]) -> CellT | None:

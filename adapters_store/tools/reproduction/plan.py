@@ -70,9 +70,15 @@ def fused_key(method: Method, seed: int) -> str:
     return f"fused-{method.name}-s{seed}"
 
 
-def order(seeds: Sequence[int], other_seeds: Sequence[int]) -> Iterator[tuple[Method, int]]:
+def swept(methods: Sequence[str]) -> list[Method]:
+    """Those whose sweeps choose the rates of ``methods``."""
+    wanted = {method.rate_of for method in METHODS if method.name in methods}
+    return [method for method in METHODS if method.name in wanted]
+
+
+def order(methods: Sequence[str], seeds: Sequence[int], other_seeds: Sequence[int]) -> Iterator[tuple[Method, int]]:
     """Seed by seed, the main methods first."""
     for seed in dict.fromkeys((*seeds, *other_seeds)):
         for method in sorted(METHODS, key=lambda method: not method.is_main):
-            if seed in (seeds if method.is_main else other_seeds):
+            if method.name in methods and seed in (seeds if method.is_main else other_seeds):
                 yield method, seed

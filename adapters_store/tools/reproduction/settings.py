@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from adapters_store.tools.reproduction.plan import METHODS
 from adapters_store.tools.train_options import TARGETS, Device
 
 LORA_RANK = 4
@@ -27,6 +28,7 @@ class Settings:
     num_validation: int = 16
     num_test: int = 24
     calibration_examples: int = 64  # of those trained on, for masks that rank by gradients
+    methods: tuple[str, ...] = tuple(method.name for method in METHODS)
     seeds: tuple[int, ...] = (0, 1, 2)
     other_seeds: tuple[int, ...] = (0,)  # of the methods that are not main ones
     targets: tuple[str, ...] = TARGETS

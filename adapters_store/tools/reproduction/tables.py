@@ -159,6 +159,8 @@ def overlap(summary: Summary) -> str:
             f"{pair.shared / (pair.shared + pair.only_a):.2%}",
             f"{pair.sign_conflicts / pair.shared:.1%}" if pair.shared else "–",
             "–" if pair.delta_cosine is None else f"{pair.delta_cosine:+.4f}",
+            f"{pair.awom:.4g}",
+            f"{pair.awor:.4f}",
         ]
         for method in summary.fused_methods
         for pair in next(iter(summary.fused(method).values())).pairs
@@ -171,9 +173,10 @@ def overlap(summary: Summary) -> str:
             "",
             "Of the first seed. *Shared*: of the first adapter's positions, those that the second touches too. "
             "*Conflicts*: of the shared, those where the deltas have opposite signs. *Cosine* of the two deltas over "
-            "all weights.",
+            "all weights. *AWOM*: ‖A₁ᵀA₂‖ over all weights; it grows with the size of the deltas, so that it compares "
+            "pairs of one method. *AWOR*: 1 − nnz(A₁ᵀA₂) / m², the mean over the weights.",
             "",
-            *_table(["method", "pair", "shared", "conflicts", "cosine"], rows),
+            *_table(["method", "pair", "shared", "conflicts", "cosine", "AWOM", "AWOR"], rows),
         ]
     )
 
