@@ -13,6 +13,7 @@ from server.cli.adapters import adapters
 from server.cli.bench import bench
 from server.cli.convert import convert
 from server.cli.demo import demo
+from server.cli.eval import evaluate
 from server.cli.extract import extract
 from server.cli.fuse import fuse
 from server.cli.inspect import inspect
@@ -31,7 +32,7 @@ def shira() -> None:
     """Serve Sparse High Rank Adapters: exact millisecond switching over one base model."""
 
 
-for command in (serve, demo, adapters, inspect, train, extract, convert, fuse, overlap, bench, reproduce):
+for command in (serve, demo, adapters, inspect, train, extract, convert, fuse, overlap, evaluate, bench, reproduce):
     shira.add_command(command)
 
 
