@@ -54,3 +54,37 @@ def sharing(as_json: bool, **chosen: Any) -> None:
     config = load_config({}, os.environ)
     model_dir = resolve_model(config.model, config.models_path)
     run(SharingOptions(model_dir=model_dir, **chosen), as_json=as_json)
+
+
+@bench.command(context_settings={"max_content_width": 120})
+@click.option("--model", help="A directory, a hub id or the default's name.  [default: the configured base]")
+@click.option(
+    "--random-params", type=click.FloatRange(min=1e6), help="Instead: a random Llama of about so many parameters."
+)
+@click.option("--rank", type=click.IntRange(1), default=4, show_default=True, help="rank · (rows + columns) entries.")
+@click.option("--batch-size", type=click.IntRange(1), default=4, show_default=True, help="Sequences per step.")
+@click.option("--sequence-length", type=click.IntRange(2), default=128, show_default=True, help="Tokens per sequence.")
+@click.option("--precision", type=click.Choice(["bfloat16", "float32"]), default="bfloat16", show_default=True)
+@click.option("--rounds", "num_rounds", type=click.IntRange(1), default=9, show_default=True, help="Steps of each.")
+@click.option("--threads", type=click.IntRange(1), default=os.cpu_count() or 1, show_default=True)
+@click.option("--device", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True)
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of the tokens and a random base.")
+@click.option("--json", "is_json", is_flag=True, help="Print one JSON object.")
+def train(*, model: str | None, random_params: float | None, num_rounds: int, is_json: bool, **chosen: Any) -> None:
+    """Time training steps and measure their memory, against LoRA and PEFT's SHiRA of as many parameters."""
+    from transformers.utils import logging as transformers_logging
+
+    from adapters_store.tools.bench_train import run
+    from adapters_store.tools.bench_train_contenders import TrainCase
+    from server.core.config import load_config
+    from server.runners.loading import resolve_model
+
+    if model is not None and random_params is not None:
+        raise click.UsageError("--model and --random-params exclude each other")
+    if random_params is not None:
+        case = TrainCase(model_dir=None, random_params=int(random_params), **chosen)
+    else:
+        config = load_config({"model": model}, os.environ)
+        case = TrainCase(model_dir=resolve_model(config.model, config.models_path), **chosen)
+    transformers_logging.disable_progress_bar()  # of loading weights
+    run(case, num_rounds=num_rounds, is_json=is_json)
