@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
 from adapters_store.adapter import TORCH_DTYPES, DTypeName
 from adapters_store.base import BaseDescription
@@ -48,7 +50,7 @@ class CheckpointPair:
     def weights(self) -> Iterator[tuple[str, Tensor, Tensor]]:
         """(name, base, fine-tuned) of every weight an adapter can touch, in ascending byte order of name. Raises
         TrainingRefused where another kind of tensor differs."""
-        for name in self._names:
+        for name in tqdm(self._names, desc="comparing", unit="weight", disable=not sys.stderr.isatty()):
             old, new = (_read(folder, name) for folder in self._dirs)
             if name in self._dtypes:
                 yield name, old, new

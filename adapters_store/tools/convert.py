@@ -48,8 +48,8 @@ class ConvertOptions:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ConvertReport:
     """``kept_share`` is of the squared Frobenius norm of the whole delta, 1 for sparse types; ``weights`` has the same
-    for each weight of a dense one. ``is_exact`` when the output holds every entry of the source's delta, values
-    unrounded. ``warning`` says in words what to expect of an adapter that kept too little."""
+    for each weight of a dense one. ``is_exact`` when the output holds every entry of the source's delta, none of
+    its values rounded beyond fp32. ``warning`` says in words what to expect of an adapter that kept too little."""
 
     output: Path
     to: Form

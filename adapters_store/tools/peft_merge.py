@@ -7,6 +7,7 @@ safetensors alone, the base from a local directory, and code from neither.
 from __future__ import annotations
 
 import dataclasses
+import sys
 import warnings
 from collections.abc import Iterator, Mapping
 from importlib.util import find_spec
@@ -16,6 +17,7 @@ from typing import Any
 import torch
 from safetensors import safe_open
 from torch import Tensor, nn
+from tqdm import tqdm
 
 from adapters_store.base import BaseDescription
 from adapters_store.errors import BaseMismatch, TrainingRefused
@@ -44,7 +46,8 @@ def merged_deltas(
         for module_name, layer in layers.items():
             for name in _parameter_names(module_name, layer):
                 _check_weight(name, base, tied)
-        for module_name, layer in layers.items():
+        is_quiet = not sys.stderr.isatty()
+        for module_name, layer in tqdm(layers.items(), desc="merging", unit="layer", disable=is_quiet):
             _merge(module_name, layer)
             for name in _parameter_names(module_name, layer):
                 stored = next(weight for _, weight in stored_weights(base_dir, [name]))

@@ -13,10 +13,13 @@ from typing import Any
 import peft
 import pytest
 import torch
+from diffusers import UNet2DConditionModel
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from peft.tuners.shira import ShiraLayer
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
+from transformers import LlamaConfig, LlamaForCausalLM
 
 from adapters_store.adapter import TORCH_DTYPES, Digest, sha256_digest
 from adapters_store.base import describe_checkpoint
@@ -125,8 +128,53 @@ def test_peft_attaches_just_to_the_layers_of_the_adapter(options: ConvertOptions
     save_native(options.base_dir, options.source, {DOWN: sum(base.weights[DOWN].shape)})
     convert(options)
     tuned = peft.PeftModel.from_pretrained(load(options.base_dir), options.output)
-    layers = [name for name, module in tuned.named_modules() if isinstance(module, peft.tuners.shira.ShiraLayer)]
+    layers = [name for name, module in tuned.named_modules() if isinstance(module, ShiraLayer)]
     assert layers == ["base_model.model." + DOWN.removesuffix(".weight")]
+
+
+def test_peft_attaches_to_no_other_layer_where_it_shortens_a_long_list_of_them(tmp_path: Path) -> None:
+    config = LlamaConfig(
+        vocab_size=30,
+        hidden_size=16,
+        intermediate_size=16,
+        num_hidden_layers=12,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+    )
+    LlamaForCausalLM(config).save_pretrained(tmp_path / "base")
+    counts = rank_counts(tmp_path / "base", 1, ["q_proj", "v_proj", "up_proj"])
+    del counts["model.layers.11.self_attn.q_proj.weight"], counts["model.layers.1.mlp.up_proj.weight"]
+    save_native(tmp_path / "base", tmp_path / "native", counts)
+    convert(ConvertOptions(source=tmp_path / "native", output=tmp_path / "peft", base_dir=tmp_path / "base", to="peft"))
+    tuned = peft.PeftModel.from_pretrained(load(tmp_path / "base"), tmp_path / "peft").base_model.model
+    layers = {f"{name}.weight" for name, module in tuned.named_modules() if isinstance(module, ShiraLayer)}
+    assert layers == counts.keys()
+    assert len(layers) == 34
+
+
+def test_a_shira_that_diffusers_saved_goes_to_native_and_back_to_diffusers(tmp_path: Path) -> None:
+    base_dir, source = tmp_path / "base", tmp_path / "saved" / "pytorch_lora_weights.safetensors"
+    torch.manual_seed(0)
+    model = UNet2DConditionModel(
+        sample_size=8,
+        block_out_channels=(8, 16),
+        layers_per_block=1,
+        norm_num_groups=4,
+        cross_attention_dim=8,
+        attention_head_dim=4,
+        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
+    )
+    model.save_pretrained(base_dir)
+    config = peft.ShiraConfig(r=1, target_modules=["to_q", "to_v"], init_weights=False, random_seed=1)
+    model.add_adapter(config)
+    model.save_lora_adapter(source.parent)
+    to_native = ConvertOptions(source=source, output=tmp_path / "native", base_dir=base_dir)
+    convert(to_native)
+    convert(replace(to_native, source=tmp_path / "native", output=tmp_path / "back", to="diffusers"))
+    theirs, ours = load_file(source), load_file(tmp_path / "back")
+    assert theirs.keys() == ours.keys()
+    assert all(torch.equal(tensor, ours[name]) for name, tensor in theirs.items())
 
 
 def test_the_single_file_carries_a_config_that_peft_understands(options: ConvertOptions) -> None:
