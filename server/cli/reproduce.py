@@ -24,8 +24,8 @@ FULL = {"steps": 1000, "batch_size": 16, "sequence_length": 256, "num_validation
     f"[env: {env_name('model')}]  [default: {ServerConfig.model_fields['model'].default}]",
 )
 @click.option("--method", "methods", multiple=True, help="Only this one; may be given more than once.")
-@click.option("--steps", type=click.IntRange(min=1), help="Optimiser steps of each run.  [default: 64]")
-@click.option("--batch-size", type=click.IntRange(min=1), help="Sequences per step.  [default: 4]")
+@click.option("--steps", type=click.IntRange(min=1), help="Optimiser steps of each run.  [default: 96]")
+@click.option("--batch-size", type=click.IntRange(min=1), help="Sequences per step.  [default: 2]")
 @click.option("--sequence-length", type=click.IntRange(min=2), help="Tokens per sequence.  [default: 128]")
 @click.option(
     "--device", type=click.Choice(["cpu", "cuda"]), help="[default: cpu; with --full cuda where there is one]"

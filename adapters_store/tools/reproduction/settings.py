@@ -22,12 +22,12 @@ class Settings:
     data_dir: Path
     output_dir: Path
     work_dir: Path
-    steps: int = 64
-    batch_size: int = 4
+    steps: int = 96
+    batch_size: int = 2
     sequence_length: int = 128
     num_validation: int = 16
     num_test: int = 24
-    calibration_examples: int = 64  # of those trained on, for masks that rank by gradients
+    calibration_examples: int = 16  # of those trained on, for masks that rank by gradients
     methods: tuple[str, ...] = tuple(method.name for method in METHODS)
     seeds: tuple[int, ...] = (0, 1, 2)
     other_seeds: tuple[int, ...] = (0,)  # of the methods that are not main ones

@@ -26,7 +26,7 @@ from adapters_store.tools.reproduction.settings import Settings
 from adapters_store.tools.reproduction.splits import Splits, split
 
 PRECISION = torch.bfloat16
-MEASURING_BATCH = 8
+MEASURING_BATCH = 4
 VERSIONS_OF = ("torch", "transformers", "peft", "accelerate")
 SplitName = Literal["validation", "test"]
 
