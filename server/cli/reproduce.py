@@ -75,8 +75,11 @@ def _run(output_dir: Path, *, is_full: bool, max_cells: int | None, is_committed
         options = {**FULL, "other_seeds": seeds, "device": device, **options}
     model_dir = resolve_model(config.model, config.models_path)
     settings = Settings(model_dir=model_dir, output_dir=output_dir, **options)
+    uncommitted: list[Path] = []
     for cell in islice(run_grid(settings), max_cells):
         logging.getLogger(__name__).info("finished %s: %s", cell.key, cell.seconds)
         tables = write_tables(output_dir)
         if is_committed:
-            commit([settings.cells_dir / f"{cell.key}.json", tables], f"Measure {cell.key} of the reproduction")
+            uncommitted.append(settings.cells_dir / f"{cell.key}.json")
+            if commit([*uncommitted, tables], f"Measure {cell.key} of the reproduction"):
+                uncommitted.clear()

@@ -41,7 +41,7 @@ def regime(summary: Summary) -> str:
             f"- LoRA: PEFT, rank {it.lora_rank}, alpha {it.lora_alpha}, dropout {it.lora_dropout:g}. SHiRA: sparsity "
             f"{it.sparsity:.4%}, which gives the entries that LoRA has parameters; grad and snip rank by the gradient "
             f"of {it.calibration_examples} of the training sequences.",
-            f"- {len(summary.cells)} cells. {'; '.join(machines)}. {'; '.join(versions)}.",
+            f"- Cells: {len(summary.cells)}. {'; '.join(machines)}. {'; '.join(versions)}.",
             f"- Base `{it.base[:19]}…`; texts {texts}.",
         ]
     )
