@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -55,29 +56,34 @@ def count_matches(
 
 
 @torch.no_grad()
-def _generate(model: Any, tokenizer: Any, batch: Sequence[Question], max_new_tokens: int) -> Iterator[list[int]]:
+def _generate(model: Any, tokenizer: Any, batch: Sequence[Question], max_new_tokens: int) -> list[list[int]]:
     """The tokens after each prompt, up to the end of the sequence."""
-    from transformers import GenerationConfig
-
     ends = _end_tokens(model, tokenizer)
-    filler = next((i for i in (tokenizer.pad_token_id, *ends) if i is not None), 0)
+    filler = next((token for token in (tokenizer.pad_token_id, *ends) if token is not None), 0)
     width = max(len(question.prompt) for question in batch)
     input_ids = torch.full((len(batch), width), filler)
     attention_mask = torch.zeros_like(input_ids)
-    for row, question in enumerate(batch):  # padded on the left, where the prompt must not begin
+    for row, question in enumerate(batch):  # padded on the left: the answer goes on where the prompt ends
         input_ids[row, width - len(question.prompt) :] = torch.tensor(question.prompt)
         attention_mask[row, width - len(question.prompt) :] = 1
     device = next(model.parameters()).device
-    output: Tensor = model.generate(
-        input_ids=input_ids.to(device),
-        attention_mask=attention_mask.to(device),
-        generation_config=GenerationConfig(
-            do_sample=False, max_new_tokens=max_new_tokens, eos_token_id=ends or None, pad_token_id=filler
-        ),
-    )
-    for tokens in output[:, width:].tolist():
-        end = next((place for place, token in enumerate(tokens) if token in ends), len(tokens))
-        yield tokens[:end]
+    with _nothing_but_greedy(model, max_new_tokens=max_new_tokens, eos_token_id=ends or None, pad_token_id=filler):
+        output: Tensor = model.generate(input_ids=input_ids.to(device), attention_mask=attention_mask.to(device))
+    rows: list[list[int]] = output[:, width:].tolist()
+    return [row[: next((place for place, token in enumerate(row) if token in ends), len(row))] for row in rows]
+
+
+@contextmanager
+def _nothing_but_greedy(model: Any, **settings: Any) -> Iterator[None]:
+    """Without the penalties and forced tokens that a checkpoint's own generation config may bring in."""
+    from transformers import GenerationConfig
+
+    own = model.generation_config
+    model.generation_config = GenerationConfig(do_sample=False, **settings)
+    try:
+        yield
+    finally:
+        model.generation_config = own
 
 
 def _end_tokens(model: Any, tokenizer: Any) -> list[int]:

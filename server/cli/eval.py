@@ -54,10 +54,18 @@ def _blends(_context: click.Context, _option: click.Parameter, texts: tuple[str,
     f"[env: {env_name('model')}]  [default: {ServerConfig.model_fields['model'].default}]",
 )
 @click.option(
-    "--data", multiple=True, required=True, type=FILE, help="Running text or JSON lines (*.jsonl), as for training."
+    "--data",
+    multiple=True,
+    required=True,
+    type=FILE,
+    help="Running text or JSON lines (*.jsonl), as for training; one file per option.",
 )
 @eval_option(
-    "--adapter", "adapters", multiple=True, type=FILE, help="Native file; known by its name without the suffix."
+    "--adapter",
+    "adapters",
+    multiple=True,
+    type=FILE,
+    help="Native file, known by its name without the suffix; one file per option.",
 )
 @eval_option(
     "--blend",

@@ -227,6 +227,16 @@ def test_a_generation_ends_at_the_end_of_the_sequence(model_dir: Path, tokenizer
     assert count_matches(model, tokenizer, asked, batch_size=1, max_new_tokens=10) == 1
 
 
+def test_what_a_checkpoint_says_of_generation_does_not_change_the_answers(model_dir: Path, tokenizer: Any) -> None:
+    model: Any = load(model_dir, torch.float32)
+    answer = slow_answer(model, tokenizer, "abc d", 8)
+    assert len(set(answer)) < len(answer)
+    asked = questions([Pair(prompt="abc d", completion=answer)], tokenizer)
+    model.generation_config.repetition_penalty = 100.0
+    assert count_matches(model, tokenizer, asked, batch_size=1, max_new_tokens=None) == 1
+    assert model.generation_config.repetition_penalty == 100.0
+
+
 def test_the_report_is_a_table_json_and_a_plot(options: EvalOptions, tmp_path: Path) -> None:
     plot = tmp_path / "sweep.png"
     report = evaluate(replace(options, blends=(BLEND,), scales=(0.5, 1.0), plot=plot))
