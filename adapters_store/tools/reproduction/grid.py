@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, TypeVar
 
 from adapters_store.adapter import Adapter
@@ -24,6 +24,7 @@ from adapters_store.tools.reproduction.plan import (
     BASE_KEY,
     DOMAINS,
     FIRST_RATES,
+    METHODS,
     SWEEP_DOMAIN,
     SWEEP_SEED,
     Method,
@@ -52,7 +53,9 @@ CellT = TypeVar("CellT", BaseCell, SweepCell, AloneCell, FusedCell)
 
 def run_grid(settings: Settings) -> Iterator[Cell]:
     """Yields each cell once it is measured and on disk. To be stopped at any point and started again: what is finished
-    is never measured twice. Raises TrainingRefused for cells of another regime in the output directory."""
+    is never measured twice. Raises TrainingRefused for cells of another regime in the output directory, a method that
+    there is not, and texts that are missing or too short."""
+    _check_methods(settings.methods)
     grid = _Grid(settings)
     yield from grid.base()
     for method in swept(settings.methods):
@@ -61,6 +64,13 @@ def run_grid(settings: Settings) -> Iterator[Cell]:
         for domain in DOMAINS:
             yield from grid.alone(method, domain, seed)
         yield from grid.fused(method, seed)
+
+
+def _check_methods(names: Sequence[str]) -> None:
+    known = [method.name for method in METHODS]
+    for name in names:
+        if name not in known:
+            raise TrainingRefused("method", expected=f"one of {', '.join(known)}", got=repr(name))
 
 
 class _Grid:
