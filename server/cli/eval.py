@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
-from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from server.cli.fuse import METHODS
-from server.core.config import ServerConfig, env_name
+from server.cli.options import field_option, keep_loading_quiet, model_option
 
 if TYPE_CHECKING:
     from adapters_store.tools.evaluate_options import BlendSpec
@@ -21,22 +19,7 @@ METRICS = ("perplexity", "exact-match")
 PRECISIONS = ("stored", "bfloat16", "float16", "float32")
 
 
-class EvalOption(click.Option):
-    """Shows the default of its field of ``EvalOptions``, which is imported, torch with it, only for the help."""
-
-    def get_help_record(self, ctx: click.Context) -> tuple[str, str] | None:
-        from adapters_store.tools.evaluate_options import EvalOptions
-
-        record = super().get_help_record(ctx)
-        default = next((field.default for field in fields(EvalOptions) if field.name == self.name), None)
-        if record is None or default in (None, ()):
-            return record
-        shown = ", ".join(map(str, default)) if isinstance(default, tuple) else default
-        return record[0], f"{record[1]}  [default: {shown}]"
-
-
-def eval_option(*names: str, **attributes: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    return click.option(*names, cls=EvalOption, **attributes)
+eval_option = field_option("adapters_store.tools.evaluate_options:EvalOptions")
 
 
 def _scales(_context: click.Context, _option: click.Parameter, text: str | None) -> tuple[float, ...] | None:
@@ -48,11 +31,7 @@ def _blends(_context: click.Context, _option: click.Parameter, texts: tuple[str,
 
 
 @click.command("eval", context_settings={"max_content_width": 120})
-@click.option(
-    "--model",
-    help="Base: a directory, a hub id or the default's name.  "
-    f"[env: {env_name('model')}]  [default: {ServerConfig.model_fields['model'].default}]",
-)
+@model_option("Base")
 @click.option(
     "--data",
     multiple=True,
@@ -113,6 +92,7 @@ def evaluate(*, model: str | None, json_file: str | None, **given: Any) -> None:
         raise click.BadParameter(f"{to_file}: no such directory", param_hint="--json")
     config = load_config({"model": model}, os.environ)
     configure_logging(config.log_format, config.log_level)
+    keep_loading_quiet()
     options = {key: value for key, value in given.items() if value not in (None, ())}
     report = run(EvalOptions(model_dir=resolve_model(config.model, config.models_path), **options))
     if to_file is not None:

@@ -3,46 +3,22 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import click
 
-from server.core.config import ServerConfig, env_name
+from server.cli.options import field_option, keep_loading_quiet, model_option
 
 MASKS = ("struct", "rand", "wm", "grad", "snip")
 
-Command = Callable[..., Any]
-
-
-class RecipeOption(click.Option):
-    """Shows the default of its field of ``TrainOptions``, which is imported, torch with it, only for the help."""
-
-    def get_help_record(self, ctx: click.Context) -> tuple[str, str] | None:
-        from adapters_store.tools.train_options import TrainOptions
-
-        record = super().get_help_record(ctx)
-        default = next((field.default for field in fields(TrainOptions) if field.name == self.name), None)
-        if record is None or default is None:
-            return record
-        shown = ", ".join(default) if isinstance(default, tuple) else default
-        return record[0], f"{record[1]}  [default: {shown}]"
-
-
-def recipe_option(*names: str, **attributes: Any) -> Callable[[Command], Command]:
-    return click.option(*names, cls=RecipeOption, **attributes)
+recipe_option = field_option("adapters_store.tools.train_options:TrainOptions")
 
 
 @click.command(context_settings={"max_content_width": 120})
 @click.argument("data", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @click.option("--output", "-o", type=click.Path(dir_okay=False, path_type=Path), required=True, help="File to write.")
-@click.option(
-    "--model",
-    help="Base to train for: a directory, a hub id or the default's name.  "
-    f"[env: {env_name('model')}]  [default: {ServerConfig.model_fields['model'].default}]",
-)
+@model_option("Base to train for")
 @recipe_option("--mask", type=click.Choice(MASKS), help="Which weights may change.")
 @recipe_option("--sparsity", type=click.FloatRange(0, 1, min_open=True), help="Share of each weight's entries.")
 @recipe_option("--rank", type=click.IntRange(min=1), help="Instead: R(rows + columns) entries each, as PEFT demands.")
@@ -84,6 +60,7 @@ def train(*, data: Path, output: Path, model: str | None, is_json: bool, **given
 
     config = load_config({"model": model}, os.environ)
     configure_logging(config.log_format, config.log_level)
+    keep_loading_quiet()
     options = {key: value for key, value in given.items() if value not in (None, ())}
     model_dir = resolve_model(config.model, config.models_path)
     train_options = TrainOptions(model_dir=model_dir, data=data, output=output, **options)

@@ -5,14 +5,16 @@ import subprocess
 import sys
 from dataclasses import MISSING, fields
 from pathlib import Path
+from typing import get_args
 
 import click
 import pytest
 
+from adapters_store.tools.masks import MaskName
 from adapters_store.tools.train_options import TrainOptions
 from server import __version__
 from server.cli.root import run, shira
-from server.cli.train import train
+from server.cli.train import MASKS, train
 from server.core.config import ENV_ONLY, ServerConfig, env_name, flag_name
 from tests.adapters_store.small_adapters import small_adapter
 from tests.server.api.rig import native_file
@@ -103,9 +105,13 @@ def test_the_help_of_train_explains_every_option_and_shows_the_recipe(capsys: py
         assert not isinstance(option, click.Option) or option.help, option.name
     assert "[env: SHIRA_MODEL]" in text
     for field in fields(TrainOptions):
-        if field.default not in (MISSING, None):
+        if field.default not in (MISSING, None, False):
             shown = ", ".join(field.default) if isinstance(field.default, tuple) else field.default
             assert f"[default: {shown}]" in text, field.name
+
+
+def test_every_mask_there_is_can_be_chosen() -> None:
+    assert get_args(MaskName) == MASKS
 
 
 def test_the_demo_misses_its_examples_before_it_starts_a_server(
