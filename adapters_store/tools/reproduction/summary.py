@@ -12,6 +12,8 @@ from adapters_store.tools.reproduction.cells import AloneCell, BaseCell, Cell, F
 from adapters_store.tools.reproduction.plan import DOMAINS, METHODS
 from adapters_store.tools.reproduction.regime import Regime
 
+LORA = METHODS[0].name
+
 
 @dataclass(frozen=True, slots=True)
 class Spread:
@@ -107,6 +109,28 @@ class Summary:
 
     def fused_loss(self, method: str, fusion: str, domain: str | None) -> Spread:
         return Spread(tuple(_mean_or(cell.fusions[fusion].test, domain) for cell in self.fused(method).values()))
+
+    def against_lora(self, method: str) -> Spread | None:
+        """How much higher than LoRA's the mean loss alone is, of the seeds that both have; None without any."""
+        seeds = [seed for seed in self.alone_seeds(method) if seed in self.alone_seeds(LORA)]
+        if method == LORA or not seeds:
+            return None
+        return Spread(
+            tuple(self._own(self.alone(method, seed), None) - self._own(self.alone(LORA, seed), None) for seed in seeds)
+        )
+
+    def fused_against_lora(self, method: str, fusion: str) -> Spread | None:
+        """As ``against_lora``, of the fused."""
+        ours, theirs = self.fused(method), self.fused(LORA)
+        seeds = [seed for seed in ours if seed in theirs]
+        if method == LORA or not seeds:
+            return None
+        return Spread(
+            tuple(
+                fmean(ours[seed].fusions[fusion].test.values()) - fmean(theirs[seed].fusions[fusion].test.values())
+                for seed in seeds
+            )
+        )
 
     def gain_kept(self, method: str, fusion: str) -> Spread:
         """(base − fused) / (base − alone), of the means over the domains: 1 is each adapter alone, below 0 is worse

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from math import exp
 from statistics import fmean
 
 from adapters_store.tools.reproduction.cells import Cell
+from adapters_store.tools.reproduction.findings import findings, signed, signed_spread
 from adapters_store.tools.reproduction.fusing import FUSIONS
 from adapters_store.tools.reproduction.plan import DOMAINS, FUSION_ALPHAS, METHODS, SWEEP_DOMAIN, SWEEP_SEED
-from adapters_store.tools.reproduction.summary import Spread, Summary
+from adapters_store.tools.reproduction.summary import LORA, Spread, Summary
 
-LORA = "lora"
-FIGURES = {"alone.png": "alone", "fused.png": "fused", "alpha.png": "the strength of each adapter in a sum"}
 PREAMBLE = "<!-- Rendered by `shira reproduce --report` from the files in cells/. Not to be edited. -->"
 
 
@@ -41,16 +40,16 @@ def regime(summary: Summary) -> str:
             f"- LoRA: PEFT, rank {it.lora_rank}, alpha {it.lora_alpha}, dropout {it.lora_dropout:g}. SHiRA: sparsity "
             f"{it.sparsity:.4%}, which gives the entries that LoRA has parameters; grad and snip rank by the gradient "
             f"of {it.calibration_examples} of the training sequences.",
+            *_not_measured(summary),
             f"- Cells: {len(summary.cells)}. {'; '.join(machines)}. {'; '.join(versions)}.",
             f"- Base `{it.base[:19]}…`; texts {texts}.",
         ]
     )
 
 
-def findings(summary: Summary) -> str:
-    """What a reader must not miss, and a summary would leave out."""
-    lines = [*_worse_than_base(summary), *_against_lora(summary), *_retrained(summary)]
-    return "\n".join(["## Where it does worse", "", *(lines or ["- Nowhere in these cells."])])
+def _not_measured(summary: Summary) -> list[str]:
+    missing = [method.name for method in METHODS if method.name not in summary.alone_methods]
+    return [f"- Not measured on all domains: {', '.join(missing)}."] if missing else []
 
 
 def alone(summary: Summary) -> str:
@@ -68,9 +67,9 @@ def alone(summary: Summary) -> str:
             *(_spread(summary.alone_loss(method, name)) for name in DOMAINS),
             _spread(mean),
             _number(exp(mean.mean)),
-            _signed(mean.mean - fmean(base.values())),
-            _against(summary, method),
-            _signed(summary.forgetting(method).mean),
+            signed(mean.mean - fmean(base.values())),
+            _against_lora(summary, method),
+            signed(summary.forgetting(method).mean),
         ])  # fmt: skip
         if method == LORA:
             unmerged = summary.alone_loss(method, None, unmerged=True)
@@ -80,7 +79,7 @@ def alone(summary: Summary) -> str:
                 *(_spread(summary.alone_loss(method, name, unmerged=True)) for name in DOMAINS),
                 _spread(unmerged),
                 _number(exp(unmerged.mean)),
-                _signed(unmerged.mean - fmean(base.values())),
+                signed(unmerged.mean - fmean(base.values())),
                 "",
                 "",
             ])  # fmt: skip
@@ -89,8 +88,8 @@ def alone(summary: Summary) -> str:
             "## One adapter at a time",
             "",
             "Test loss on the adapter's own domain, nats per token, mean ± standard deviation over seeds. Adapters are "
-            "in the bf16 weights, as they are served; *not merged* is LoRA beside them. *Δ LoRA* compares the seeds "
-            "that both have. *Others forget*: what the loss on the two other domains rises by.",
+            "in the bf16 weights, as they are served; *not merged* is LoRA beside them. *Δ LoRA* is seed by seed, "
+            "of those that both have. *Others forget*: what the loss on the two other domains rises by.",
             "",
             *_table(columns, rows),
             "",
@@ -131,7 +130,7 @@ def fused(summary: Summary) -> str:
             "The three domains' adapters of one method and seed in the weights together; mean test loss over the "
             f"domains (base {_number(fmean(summary.base.test.values()))}). *sum* at α = 1; *sum-tuned* at the α of "
             f"{alphas} with the lowest validation loss, one for all three. LoRA's ΔW is fused by the same rules. Where "
-            "all three touch the same entries (LoRA, wm, struct), *ram* is *mean*.",
+            "all three touch the same entries (LoRA, wm, wm-dora, struct), *ram* is *mean*.",
             "",
             *_table(["method", "seeds", "alone", *FUSIONS, "α tuned, by seed"], means),
             "",
@@ -203,46 +202,6 @@ def sweep(summary: Summary) -> str:
     )
 
 
-def _worse_than_base(summary: Summary) -> Iterator[str]:
-    base = summary.base.test
-    for method in summary.alone_methods:
-        worse = [name for name in DOMAINS if summary.alone_loss(method, name).mean > base[name]]
-        if worse:
-            yield f"- {method} alone is worse than the base on {', '.join(worse)}."
-        if (rise := summary.forgetting(method).mean) > 0:
-            yield f"- {method} alone costs the other domains {_signed(rise)} on average."
-    for method in summary.fused_methods:
-        worse_by_fusion = {
-            fusion: [name for name in DOMAINS if summary.fused_loss(method, fusion, name).mean > base[name]]
-            for fusion in FUSIONS
-        }
-        listed = [f"{fusion} on {', '.join(worse)}" for fusion, worse in worse_by_fusion.items() if worse]
-        if listed:
-            yield f"- {method} fused is worse than the base: {'; '.join(listed)}."
-
-
-def _against_lora(summary: Summary) -> Iterator[str]:
-    for method in summary.alone_methods:
-        difference = _difference_to_lora(summary, method)
-        if difference is not None and difference > 0:
-            yield f"- {method} alone is worse than LoRA: {_signed(difference)}."
-    for method in summary.fused_methods:
-        differences = {fusion: _fused_difference_to_lora(summary, method, fusion) for fusion in FUSIONS}
-        listed = [f"{fusion} {_signed(by)}" for fusion, by in differences.items() if by is not None and by > 0]
-        if listed:
-            yield f"- {method} fused is worse than LoRA fused the same way: {', '.join(listed)}."
-
-
-def _retrained(summary: Summary) -> Iterator[str]:
-    for method in summary.fused_methods:
-        for seed, cell in summary.fused(method).items():
-            if cell.retrained:
-                yield (
-                    f"- {method}, seed {seed}: fused with adapters trained again, which are not the very ones measured "
-                    f"alone: {', '.join(cell.retrained)}."
-                )
-
-
 def _costs(summary: Summary) -> list[str]:
     rows = []
     for method in summary.alone_methods:
@@ -258,36 +217,14 @@ def _costs(summary: Summary) -> list[str]:
     return _table(["method", "trained parameters", "weights touched", "learning rate", "train s", "mask s"], rows)
 
 
-def _difference_to_lora(summary: Summary, method: str) -> float | None:
-    seeds = [seed for seed in summary.alone_seeds(method) if seed in summary.alone_seeds(LORA)]
-    if method == LORA or not seeds:
-        return None
-    return fmean(
-        cell.test[name] - summary.alone(LORA, seed)[name].test[name]
-        for seed in seeds
-        for name, cell in summary.alone(method, seed).items()
-    )
-
-
-def _fused_difference_to_lora(summary: Summary, method: str, fusion: str) -> float | None:
-    lora = summary.fused(LORA)
-    differences = [
-        cell.fusions[fusion].test[name] - lora[seed].fusions[fusion].test[name]
-        for seed, cell in summary.fused(method).items()
-        if seed in lora
-        for name in DOMAINS
-    ]
-    return fmean(differences) if differences else None
-
-
-def _against(summary: Summary, method: str) -> str:
-    difference = _difference_to_lora(summary, method)
-    return "" if difference is None else _signed(difference)
+def _against_lora(summary: Summary, method: str) -> str:
+    difference = summary.against_lora(method)
+    return "" if difference is None else signed_spread(difference)
 
 
 def _against_base(summary: Summary, method: str, fusion: str, domain: str) -> str:
     difference = summary.fused_loss(method, fusion, domain).mean - summary.base.test[domain]
-    return f"**{_signed(difference)}**" if difference > 0 else _signed(difference)
+    return f"**{signed(difference)}**" if difference > 0 else signed(difference)
 
 
 def _swept(losses: Mapping[float, float | None], rate: float, best: float | None) -> str:
@@ -327,7 +264,3 @@ def _percent(spread: Spread) -> str:
 
 def _number(number: float) -> str:
     return f"{number:.3f}"
-
-
-def _signed(number: float) -> str:
-    return f"{number:+.3f}"
