@@ -145,7 +145,7 @@ def test_a_lora_whose_delta_is_sparse_is_converted_exactly(tmp_path: Path, dtype
     tensors = load_file(options.source / "adapter_model.safetensors")
     for number, tensor in enumerate(tensors.values()):  # B·A of one column and one row each: one entry per rank
         kept = torch.zeros_like(tensor)
-        kept.view(-1)[[3, kept.numel() - 1 - number]] = 0.5
+        kept.view(-1)[[3, kept.numel() - 1 - number]] = 1 / 256
         tensor.copy_(kept)
     save_file(tensors, options.source / "adapter_model.safetensors", metadata={"format": "pt"})
     report = convert(options)
@@ -153,6 +153,7 @@ def test_a_lora_whose_delta_is_sparse_is_converted_exactly(tmp_path: Path, dtype
     assert 0 < report.num_entries < 30
     model = load(base_dir)
     adapter = read_adapter(options.output, base=None).adapter
+    assert set((adapter.values * 256**2 / 3).tolist()) <= {1.0, 2.0}  # of (alpha / r)·B·A, not of rounded sums
     with applied(model, [(adapter, 1.0)]):
         merged = merged_by_peft(base_dir, options.source)
         assert greedy(model) == greedy(merged)
