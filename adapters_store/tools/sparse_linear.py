@@ -10,19 +10,22 @@ from __future__ import annotations
 
 import warnings
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
 
 from adapters_store.adapter import IndexSet
 from adapters_store.format.packing import unpack_positions
 
+LINEAR = (nn.Linear, Conv1D)  # of GPT-2: a linear layer whose weight lies as (in, out), nn.Linear to all types here
+
 
 class SparseLinear(nn.Module):
     """A frozen linear layer that trains ``values``, fp32 (k,), the delta at flat ``positions``, int64 (k,) ascending,
-    of its weight (out, in)."""
+    of its weight, (out, in) or, of a Conv1D, (in, out)."""
 
     positions: Tensor
     displaced: Tensor
@@ -84,6 +87,8 @@ class SparseDoraLinear(SparseLinear):
 
     def __init__(self, linear: nn.Linear, positions: Tensor) -> None:
         super().__init__(linear, positions)
+        if isinstance(linear, Conv1D):
+            raise ValueError("weight: module: expected an nn.Linear for DoRA, got Conv1D")
         squares = torch.stack([row.detach().float().square().sum() for row in linear.weight])  # (out,)
         self.register_buffer("base_squares", squares, persistent=False)
         self.magnitude = nn.Parameter(squares.sqrt())
@@ -91,7 +96,7 @@ class SparseDoraLinear(SparseLinear):
     def delta(self) -> Tensor:
         base = self.displaced.float()
         direction = base + self.values  # (k,)
-        rows = self.positions // self.linear.in_features
+        rows = self.positions // self.linear.weight.shape[1]
         with torch.no_grad():
             squares = self.base_squares.index_add(0, rows, direction.square() - base.square())
             norm = squares.clamp(min=torch.finfo(torch.float32).tiny).sqrt()  # (out,)
@@ -102,31 +107,39 @@ class SparseDoraLinear(SparseLinear):
 
 
 class _SparselyTrainedProduct(torch.autograd.Function):
-    """inputs @ weightᵀ + bias, differentiable in the inputs and in the delta that the weight already holds."""
+    """What the layer computes, differentiable in the inputs and in the delta that its weight already holds."""
 
     @staticmethod
     def forward(ctx: Any, inputs: Tensor, delta: Tensor, linear: nn.Linear, pattern: Tensor) -> Tensor:
         ctx.save_for_backward(inputs, linear.weight)
         ctx.pattern = pattern
-        return F.linear(inputs, linear.weight, linear.bias)
+        ctx.is_transposed = isinstance(linear, Conv1D)
+        weight = linear.weight.T if ctx.is_transposed else linear.weight
+        return F.linear(inputs, weight, linear.bias)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
         inputs, weight = ctx.saved_tensors
         (grad,) = grads  # (…, out)
-        delta_grad = None
+        inputs_grad = delta_grad = None
+        if ctx.needs_input_grad[0]:
+            inputs_grad = grad @ (weight.T if ctx.is_transposed else weight)
         if ctx.needs_input_grad[1]:
-            rows = grad.reshape(-1, grad.shape[-1]).float().t().contiguous()  # (out, tokens)
-            columns = inputs.reshape(-1, inputs.shape[-1]).float()  # (tokens, in)
-            delta_grad = torch.sparse.sampled_addmm(ctx.pattern, rows, columns, beta=0.0).values()
-        return grad @ weight if ctx.needs_input_grad[0] else None, delta_grad, None, None
+            tokens = (
+                inputs.reshape(-1, inputs.shape[-1]),
+                grad.reshape(-1, grad.shape[-1]),
+            )  # (tokens, in), (tokens, out)
+            columns, rows = tokens if not ctx.is_transposed else tokens[::-1]
+            rows = rows.float().t().contiguous()  # the weight's rows first
+            delta_grad = torch.sparse.sampled_addmm(ctx.pattern, rows, columns.float(), beta=0.0).values()
+        return inputs_grad, delta_grad, None, None
 
 
 class SparseParametrisation:
     """Every linear layer of ``index_set`` made sparse-trainable inside ``model``, all else frozen.
 
     A context manager: on leaving, the layers are the model's own again, their weights the base bit for bit, and
-    ``requires_grad`` is as it was. Raises ValueError for a weight that is not an ``nn.Linear`` of ``model``.
+    ``requires_grad`` is as it was. Raises ValueError for a weight that is not that of a linear layer of ``model``.
     """
 
     def __init__(self, model: nn.Module, index_set: IndexSet, *, dora: bool = False) -> None:
@@ -171,18 +184,18 @@ class SparseParametrisation:
 
 
 def linear_of_weight(model: nn.Module, weight_name: str, *, shape: tuple[int, ...]) -> nn.Linear:
-    """The ``nn.Linear`` of ``model`` whose weight bears this name. Raises ValueError naming what it found instead."""
+    """The linear layer of ``model`` whose weight bears this name. Raises ValueError naming what it found instead."""
     module_name, _, leaf = weight_name.rpartition(".")
     try:
         module = model.get_submodule(module_name)
     except AttributeError:
         module = None
-    if leaf != "weight" or not isinstance(module, nn.Linear):
+    if leaf != "weight" or not isinstance(module, LINEAR):
         got = "nothing" if module is None else type(module).__name__
         raise ValueError(f"{weight_name}: module: expected the weight of an nn.Linear, got {got}")
     if tuple(module.weight.shape) != shape:
         raise ValueError(f"{weight_name}: shape: expected {shape}, got {tuple(module.weight.shape)}")
-    return module
+    return cast("nn.Linear", module)
 
 
 def _pattern(positions: Tensor, shape: torch.Size) -> Tensor:

@@ -4,6 +4,7 @@ import pytest
 import torch
 from peft import ShiraConfig, get_peft_model
 from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
 
 from adapters_store.adapter import IndexSet
 from adapters_store.format import Positions, pack_positions, unpack_positions
@@ -91,6 +92,23 @@ def test_values_get_the_dense_gradient_at_their_positions() -> None:
             assert gradient is not None
             torch.testing.assert_close(gradient, dense[entry.name].flatten()[flat])
         assert all(layer.linear.weight.grad is None for layer in sparse.layers.values())
+
+
+def test_a_layer_whose_weight_lies_the_other_way_round_is_trained_as_well() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(Conv1D(20, 12), nn.Tanh(), Conv1D(6, 20))
+    index_set = mask_of(model)
+    inputs = torch.randn(2, 5, 12, requires_grad=True)
+    model(inputs).square().sum().backward()
+    dense = {name: parameter.grad.clone() for name, parameter in model.named_parameters() if parameter.grad is not None}
+    assert inputs.grad is not None
+    inputs_gradient, inputs.grad = inputs.grad.clone(), None
+    with SparseParametrisation(model, index_set) as sparse:
+        model(inputs).square().sum().backward()
+        torch.testing.assert_close(inputs.grad, inputs_gradient)
+        for entry, flat in unpack_positions(index_set):
+            gradient = sparse.layers[entry.name].values.grad
+            torch.testing.assert_close(gradient, dense[entry.name].flatten()[flat])
 
 
 def test_two_forwards_before_one_backward_add_their_gradients() -> None:
