@@ -1,7 +1,7 @@
 #!/bin/sh
-# Makes the two example adapters again, from the package registries. Run in the repository's root, after `make demo` or
-# `make test` has set up .venv. Needs apt-get (a Debian or Ubuntu machine), dpkg-deb and gzip; network for the package.
-# Takes a few minutes per adapter on two free cores.
+# Makes the three example adapters again, from the package registries. Run in the repository's root, after `make demo` or
+# `make test` has set up .venv. Needs apt-get (a Debian or Ubuntu machine), dpkg-deb and gzip; network for the packages.
+# Takes a few minutes per adapter on two free cores. kjv and wordnet get the same mask, so they share one index set.
 set -eu
 
 python=.venv/bin/python
@@ -10,11 +10,10 @@ out=${1:-examples}
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 
-(cd "$work" && apt-get download bible-kjv-text)
-$python examples/prepare_text.py kjv "$work"/bible-kjv-text_*.deb "$work/kjv.txt"
-$python examples/prepare_text.py python "$work/python.txt"
-(cd "$work" && sha256sum kjv.txt python.txt)
+examples/prepare_reproduction.sh "$work"
 
-common="--model SmolLM2-135M-Instruct@package --learning-rate 1e-2 --max-steps 300 --batch-size 4 --sequence-length 128 --precision bfloat16 --values-dtype bfloat16"
-$shira train "$work/kjv.txt" --output "$out/kjv.safetensors" --mask wm --sparsity 0.01 --seed 1 $common
-$shira train "$work/python.txt" --output "$out/python.safetensors" --mask rand --sparsity 0.01 --seed 2 $common
+common="--model SmolLM2-135M-Instruct@package --sparsity 0.01 --learning-rate 1e-2 --max-steps 300 --batch-size 4 --sequence-length 128 --precision bfloat16 --values-dtype bfloat16"
+$shira train "$work/kjv.txt" --output "$work/kjv.safetensors" --mask wm --seed 1 $common
+$shira train "$work/python.txt" --output "$work/python.safetensors" --mask rand --seed 2 $common
+$shira train "$work/wordnet.txt" --output "$work/wordnet.safetensors" --mask wm --seed 3 $common
+mv "$work"/*.safetensors "$work"/*.loss.png "$out"
