@@ -5,21 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from adapters_store.tools.reproduction.fusing import FUSIONS
+from adapters_store.tools.reproduction.markdown import signed_spread
 from adapters_store.tools.reproduction.plan import DOMAINS
-from adapters_store.tools.reproduction.summary import Spread, Summary
+from adapters_store.tools.reproduction.summary import Summary
 
 
 def findings(summary: Summary) -> str:
     lines = [*_worse_than_base(summary), *_worse_than_lora(summary), *_retrained(summary)]
     return "\n".join(["## Where it does worse", "", *(lines or ["- Nowhere in these cells."])])
-
-
-def signed_spread(spread: Spread) -> str:
-    return signed(spread.mean) if spread.std is None else f"{signed(spread.mean)} ± {spread.std:.3f}"
-
-
-def signed(number: float) -> str:
-    return f"{number:+.3f}"
 
 
 def _worse_than_base(summary: Summary) -> Iterator[str]:

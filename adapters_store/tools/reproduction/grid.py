@@ -19,11 +19,13 @@ from adapters_store.tools.reproduction.cells import (
     SweepCell,
 )
 from adapters_store.tools.reproduction.fusing import fuse_all, tune_alpha
+from adapters_store.tools.reproduction.lora import require_peft
 from adapters_store.tools.reproduction.pairs import pair_figures
 from adapters_store.tools.reproduction.plan import (
     BASE_KEY,
     DOMAINS,
     FIRST_RATES,
+    LORA,
     METHODS,
     SWEEP_DOMAIN,
     SWEEP_SEED,
@@ -71,6 +73,8 @@ def _check_methods(names: Sequence[str]) -> None:
     for name in names:
         if name not in known:
             raise TrainingRefused("method", expected=f"one of {', '.join(known)}", got=repr(name))
+    if LORA in names:
+        require_peft()
 
 
 class _Grid:

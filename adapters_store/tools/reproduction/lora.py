@@ -19,14 +19,18 @@ WEIGHTS_FILE = "adapter_model.safetensors"
 CONFIG_FILE = "adapter_config.json"
 
 
-def attach_lora(model: nn.Module, targets: tuple[str, ...], *, seed: int) -> Any:
-    """``model`` with LoRA factors in float32, the only parameters that are trained. A is drawn from ``seed``, B is 0.
-
-    Raises TrainingRefused where PEFT is not installed."""
+def require_peft() -> None:
+    """Raises TrainingRefused where it is not installed."""
     try:
-        from peft import LoraConfig, get_peft_model
+        import peft  # noqa: F401
     except ImportError as error:
         raise TrainingRefused("peft", expected="pip install 'shira-server[bench]'", got="not installed") from error
+
+
+def attach_lora(model: nn.Module, targets: tuple[str, ...], *, seed: int) -> Any:
+    """``model`` with LoRA factors in float32, all that is trained. A is drawn from ``seed``, B is 0."""
+    from peft import LoraConfig, get_peft_model
+
     torch.manual_seed(seed)
     config = LoraConfig(
         r=LORA_RANK, lora_alpha=LORA_ALPHA, lora_dropout=LORA_DROPOUT, target_modules=list(targets), bias="none"

@@ -41,6 +41,7 @@ METHODS = (
     Method(name="wm-disjoint", mask="wm", rate_of="wm", is_disjoint=True),
     Method(name="wm-dora", mask="wm", rate_of="wm", is_dora=True),
 )
+LORA = METHODS[0].name
 FIRST_RATES = dict.fromkeys(("wm", "rand", "snip"), (0.003, 0.01, 0.03)) | {"lora": (1e-3, 3e-3, 1e-2)}
 
 FUSION_ALPHAS = (0.3, 0.5, 0.7, 0.85, 1.0)

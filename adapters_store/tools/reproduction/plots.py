@@ -6,6 +6,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from adapters_store.tools.plotting import write_png
 from adapters_store.tools.reproduction.fusing import FUSIONS
 from adapters_store.tools.reproduction.plan import DOMAINS
 from adapters_store.tools.reproduction.summary import Spread, Summary
@@ -49,7 +50,7 @@ def draw_alpha(summary: Summary, path: Path) -> None:
     axes.set_ylabel("validation loss, nats per token")
     axes.set_title("Three adapters added, by strength")
     axes.legend()
-    figure.savefig(path, format="png", dpi=110)
+    write_png(figure, path)
 
 
 def _bars(bars: dict[str, dict[str, Spread]], path: Path, *, title: str, label: str) -> None:
@@ -68,7 +69,7 @@ def _bars(bars: dict[str, dict[str, Spread]], path: Path, *, title: str, label: 
     axes.set_ylabel(label)
     axes.set_title(title)
     axes.legend()
-    figure.savefig(path, format="png", dpi=110)
+    write_png(figure, path)
 
 
 def _figure() -> Any:

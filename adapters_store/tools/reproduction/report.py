@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from importlib.util import find_spec
 from pathlib import Path
 
 from adapters_store.durable import make_dir_durably, write_durably
-from adapters_store.errors import TrainingRefused
+from adapters_store.tools.plotting import require_matplotlib
 from adapters_store.tools.reproduction.cells import CellFolder
 from adapters_store.tools.reproduction.plots import draw_alone, draw_alpha, draw_fused
 from adapters_store.tools.reproduction.summary import Summary
@@ -23,8 +22,7 @@ def write_report(output_dir: Path) -> list[Path]:
     cells = CellFolder(output_dir / "cells").all()
     if "base" not in cells:
         return written
-    if find_spec("matplotlib") is None:
-        raise TrainingRefused("matplotlib", expected="pip install 'shira-server[train]'", got="not installed")
+    require_matplotlib()
     summary = Summary(cells)
     if summary.alone_methods:
         draw_alone(summary, output_dir / "alone.png")

@@ -9,10 +9,8 @@ from statistics import fmean, stdev
 
 from adapters_store.errors import TrainingRefused
 from adapters_store.tools.reproduction.cells import AloneCell, BaseCell, Cell, FusedCell, SweepCell
-from adapters_store.tools.reproduction.plan import DOMAINS, METHODS
+from adapters_store.tools.reproduction.plan import DOMAINS, LORA, METHODS
 from adapters_store.tools.reproduction.regime import Regime
-
-LORA = METHODS[0].name
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from math import exp
 from statistics import fmean
 
 from adapters_store.tools.reproduction.cells import Cell
-from adapters_store.tools.reproduction.findings import findings, signed, signed_spread
+from adapters_store.tools.reproduction.findings import findings
 from adapters_store.tools.reproduction.fusing import FUSIONS
-from adapters_store.tools.reproduction.plan import DOMAINS, FUSION_ALPHAS, METHODS, SWEEP_DOMAIN, SWEEP_SEED
-from adapters_store.tools.reproduction.summary import LORA, Spread, Summary
+from adapters_store.tools.reproduction.markdown import (
+    number,
+    number_spread,
+    percent_spread,
+    signed,
+    signed_spread,
+    table,
+)
+from adapters_store.tools.reproduction.plan import DOMAINS, FUSION_ALPHAS, LORA, METHODS, SWEEP_DOMAIN, SWEEP_SEED
+from adapters_store.tools.reproduction.summary import Summary
 
 PREAMBLE = "<!-- Rendered by `shira reproduce --report` from the files in cells/. Not to be edited. -->"
 
@@ -57,16 +65,16 @@ def alone(summary: Summary) -> str:
         return ""
     base = summary.base.test
     columns = ["method", "seeds", *DOMAINS, "mean", "perplexity", "Δ base", "Δ LoRA", "others forget"]
-    rows = [["base", "", *(_number(base[name]) for name in DOMAINS), _number(fmean(base.values())),
-             _number(exp(fmean(base.values()))), "", "", ""]]  # fmt: skip
+    rows = [["base", "", *(number(base[name]) for name in DOMAINS), number(fmean(base.values())),
+             number(exp(fmean(base.values()))), "", "", ""]]  # fmt: skip
     for method in summary.alone_methods:
         mean = summary.alone_loss(method, None)
         rows.append([
             method,
             str(len(mean.figures)),
-            *(_spread(summary.alone_loss(method, name)) for name in DOMAINS),
-            _spread(mean),
-            _number(exp(mean.mean)),
+            *(number_spread(summary.alone_loss(method, name)) for name in DOMAINS),
+            number_spread(mean),
+            number(exp(mean.mean)),
             signed(mean.mean - fmean(base.values())),
             _against_lora(summary, method),
             signed(summary.forgetting(method).mean),
@@ -76,9 +84,9 @@ def alone(summary: Summary) -> str:
             rows.append([
                 "lora, not merged",
                 str(len(unmerged.figures)),
-                *(_spread(summary.alone_loss(method, name, unmerged=True)) for name in DOMAINS),
-                _spread(unmerged),
-                _number(exp(unmerged.mean)),
+                *(number_spread(summary.alone_loss(method, name, unmerged=True)) for name in DOMAINS),
+                number_spread(unmerged),
+                number(exp(unmerged.mean)),
                 signed(unmerged.mean - fmean(base.values())),
                 "",
                 "",
@@ -91,7 +99,7 @@ def alone(summary: Summary) -> str:
             "in the bf16 weights, as they are served; *not merged* is LoRA beside them. *Δ LoRA* is seed by seed, "
             "of those that both have. *Others forget*: what the loss on the two other domains rises by.",
             "",
-            *_table(columns, rows),
+            *table(columns, rows),
             "",
             *_costs(summary),
             "",
@@ -107,14 +115,14 @@ def fused(summary: Summary) -> str:
         [
             method,
             str(len(summary.fused(method))),
-            _number(summary.alone_loss(method, None).mean),
-            *(_spread(summary.fused_loss(method, fusion, None)) for fusion in FUSIONS),
+            number(summary.alone_loss(method, None).mean),
+            *(number_spread(summary.fused_loss(method, fusion, None)) for fusion in FUSIONS),
             ", ".join(f"{cell.fusions['sum-tuned'].alpha:g}" for cell in summary.fused(method).values()),
         ]
         for method in summary.fused_methods
     ]
     kept = [
-        [method, *(_percent(summary.gain_kept(method, fusion)) for fusion in FUSIONS)]
+        [method, *(percent_spread(summary.gain_kept(method, fusion)) for fusion in FUSIONS)]
         for method in summary.fused_methods
     ]
     detail = [
@@ -128,20 +136,20 @@ def fused(summary: Summary) -> str:
             "## Three adapters at once",
             "",
             "The three domains' adapters of one method and seed in the weights together; mean test loss over the "
-            f"domains (base {_number(fmean(summary.base.test.values()))}). *sum* at α = 1; *sum-tuned* at the α of "
+            f"domains (base {number(fmean(summary.base.test.values()))}). *sum* at α = 1; *sum-tuned* at the α of "
             f"{alphas} with the lowest validation loss, one for all three. LoRA's ΔW is fused by the same rules. Where "
             "all three touch the same entries (LoRA, wm, wm-dora, struct), *ram* is *mean*.",
             "",
-            *_table(["method", "seeds", "alone", *FUSIONS, "α tuned, by seed"], means),
+            *table(["method", "seeds", "alone", *FUSIONS, "α tuned, by seed"], means),
             "",
             "Of the gain of each adapter alone, kept: (base − fused) / (base − alone), of the means. Negative: worse "
             "than no adapter.",
             "",
-            *_table(["method", *FUSIONS], kept),
+            *table(["method", *FUSIONS], kept),
             "",
             "By domain, against the base (mean over seeds; bold: worse than the base):",
             "",
-            *_table(["method", "fusion", *DOMAINS], detail),
+            *table(["method", "fusion", *DOMAINS], detail),
             "",
             "![Loss fused](fused.png)",
             "",
@@ -175,7 +183,7 @@ def overlap(summary: Summary) -> str:
             "all weights. *AWOM*: ‖A₁ᵀA₂‖ over all weights; it grows with the size of the deltas, so that it compares "
             "pairs of one method. *AWOR*: 1 − nnz(A₁ᵀA₂) / m², the mean over the weights.",
             "",
-            *_table(["method", "pair", "shared", "conflicts", "cosine", "AWOM", "AWOR"], rows),
+            *table(["method", "pair", "shared", "conflicts", "cosine", "AWOM", "AWOR"], rows),
         ]
     )
 
@@ -197,7 +205,7 @@ def sweep(summary: Summary) -> str:
             f"is the method's rate everywhere. Rates beyond the first three were tried until the best had a worse one "
             f"on either side. Not swept: {borrowed}.",
             "",
-            *_table(["method", *(f"{rate:g}" for rate in rates)], rows),
+            *table(["method", *(f"{rate:g}" for rate in rates)], rows),
         ]
     )
 
@@ -214,7 +222,7 @@ def _costs(summary: Summary) -> list[str]:
             f"{fmean(cell.seconds['train'] for cell in cells):.0f}",
             f"{fmean(cell.seconds['mask'] for cell in cells):.0f}",
         ])  # fmt: skip
-    return _table(["method", "trained parameters", "weights touched", "learning rate", "train s", "mask s"], rows)
+    return table(["method", "trained parameters", "weights touched", "learning rate", "train s", "mask s"], rows)
 
 
 def _against_lora(summary: Summary, method: str) -> str:
@@ -233,7 +241,7 @@ def _swept(losses: Mapping[float, float | None], rate: float, best: float | None
     loss = losses[rate]
     if loss is None:
         return "diverged"
-    return f"**{_number(loss)}**" if loss == best else _number(loss)
+    return f"**{number(loss)}**" if loss == best else number(loss)
 
 
 def _machine(cell: Cell) -> str:
@@ -243,24 +251,3 @@ def _machine(cell: Cell) -> str:
 
 def _versions(cell: Cell) -> str:
     return ", ".join(f"{name} {version}" for name, version in cell.versions.items())
-
-
-def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    return [_row(columns), _row(["---"] * len(columns)), *(_row(row) for row in rows)]
-
-
-def _row(cells: Sequence[str]) -> str:
-    return f"| {' | '.join(cells)} |"
-
-
-def _spread(spread: Spread) -> str:
-    return _number(spread.mean) if spread.std is None else f"{_number(spread.mean)} ± {spread.std:.3f}"
-
-
-def _percent(spread: Spread) -> str:
-    shown = f"{spread.mean:.0%}"
-    return shown if spread.std is None else f"{shown} ± {spread.std:.0%}"
-
-
-def _number(number: float) -> str:
-    return f"{number:.3f}"

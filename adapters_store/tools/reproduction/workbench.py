@@ -114,7 +114,7 @@ class Workbench:
 
     @cached_property
     def versions(self) -> dict[str, str | None]:
-        return {name: importlib.metadata.version(name) for name in VERSIONS_OF}
+        return {name: _version(name) for name in VERSIONS_OF}
 
     @cached_property
     def machine(self) -> dict[str, str | int | None]:
@@ -134,6 +134,13 @@ def _digest(settings: Settings, domain: str) -> str:
         raise TrainingRefused(
             "data", expected=f"a text for each of {', '.join(DOMAINS)}", got=f"{path}: {error.strerror}"
         ) from error
+
+
+def _version(distribution: str) -> str | None:
+    try:
+        return importlib.metadata.version(distribution)
+    except importlib.metadata.PackageNotFoundError:
+        return None
 
 
 def _adaptable(dtype: str) -> DTypeName:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import shutil
+import sys
 import time
 from dataclasses import replace
 from itertools import islice
@@ -54,6 +55,15 @@ def test_a_missing_text_is_refused_by_name(settings: Settings, tmp_path: Path) -
     ):
         next(run_grid(replace(settings, data_dir=tmp_path)))
     assert not settings.cells_dir.exists()
+
+
+def test_without_peft_it_says_what_to_install_and_without_lora_it_is_not_needed(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "peft", None)
+    with pytest.raises(TrainingRefused, match=r"shira-server\[bench\]"):
+        next(run_grid(settings))
+    assert next(run_grid(replace(settings, methods=("wm",)))).key == "base"
 
 
 @pytest.mark.slow
