@@ -3,8 +3,9 @@ of what a sparse adapter can keep of them."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -100,16 +101,25 @@ def make_card(options: ConvertOptions, report: ConvertReport) -> dict[str, objec
     return made
 
 
+def as_dict(report: ConvertReport) -> dict[str, Any]:
+    """The report with each weight's share, for scripts."""
+    shares = [{"kept_share": weight.kept_share, "kept_norm_share": weight.kept_share**0.5} for weight in report.weights]
+    found = asdict(report)
+    found["weights"] = [{**row, **share} for row, share in zip(found["weights"], shares, strict=True)]
+    return found | {"kept_norm_share": report.kept_share**0.5}
+
+
 def render(report: ConvertReport) -> str:
     """For people: a head, one line per weight of a dense source, and the warning last."""
     head = ("output", "to", "source", "peft_type", "version", "values_dtype", "num_entries", "num_weights", "is_exact")
     lines = [f"{key.replace('_', ' '):<14} {getattr(report, key)}" for key in head]
     if report.weights:
-        lines += [f"{'kept share':<14} {report.kept_share:.1%} of the squared norm of the delta", ""]
-        lines += [f"{'kept':>7} {'entries':>10} {'of':>12}  weight"]
+        share = f"{report.kept_share:.1%} of the squared norm of the delta, {report.kept_share**0.5:.1%} of the norm"
+        lines += [f"{'kept share':<14} {share}", ""]
+        lines += [f"{'squared':>7} {'norm':>7} {'entries':>10} {'of':>12}  weight"]
         lines += [
-            f"{weight.kept_share:>7.1%} {weight.count:>10} {weight.numel:>12}  {weight.name}"
-            for weight in report.weights
+            f"{row.kept_share:>7.1%} {row.kept_share**0.5:>7.1%} {row.count:>10} {row.numel:>12}  {row.name}"
+            for row in report.weights
         ]
     if report.warning:
         lines += ["", f"warning: {report.warning}"]

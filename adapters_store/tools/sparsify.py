@@ -29,6 +29,7 @@ class KeptWeight:
 
     @property
     def kept_share(self) -> float:
+        """Of the squared norm; its root is the share of the norm itself."""
         return self.kept_energy / self.energy
 
 

@@ -37,13 +37,12 @@ def convert(*, base: str | None, is_json: bool, **given: Any) -> None:
     """Convert the adapter INPUT, a file or a PEFT folder: SHiRA to and fro without loss, LoRA and other types that
     merge into weights by keeping the largest entries of each."""
     import json
-    from dataclasses import asdict
 
-    from adapters_store.tools.convert import ConvertOptions, render
+    from adapters_store.tools.convert import ConvertOptions, as_dict, render
     from adapters_store.tools.convert import convert as run
 
     report = run(ConvertOptions(base_dir=resolved(base), **given))
-    click.echo(json.dumps(asdict(report), indent=2, default=str) if is_json else render(report))
+    click.echo(json.dumps(as_dict(report), indent=2, default=str) if is_json else render(report))
 
 
 def resolved(model: str | None) -> Path:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -19,7 +20,7 @@ from adapters_store.base import describe_checkpoint
 from adapters_store.errors import AdapterStoreError, BaseMismatch, TrainingRefused
 from adapters_store.format import read_adapter, unpack_positions
 from adapters_store.tools.applied import applied
-from adapters_store.tools.convert import ConvertOptions, convert, render
+from adapters_store.tools.convert import ConvertOptions, as_dict, convert, render
 from adapters_store.tools.peft_types import MERGED, NOT_MERGED
 from tests.adapters_store.tools.peft_world import (
     TARGETS,
@@ -223,6 +224,10 @@ def test_a_delta_of_which_little_is_kept_is_warned_of_and_told_weight_by_weight(
     assert report.warning in shown
     assert all(weight.name in shown for weight in report.weights)
     assert f"{report.kept_share:.1%} of the squared norm" in shown
+    assert f"{report.kept_share**0.5:.1%} of the norm" in shown
+    for row, weight in zip(as_dict(report)["weights"], report.weights, strict=True):
+        assert (row["name"], row["kept_share"]) == (weight.name, weight.kept_share)
+        assert row["kept_norm_share"] == pytest.approx(math.sqrt(weight.kept_energy / weight.energy))
     card = read_adapter(options.output, base=None).card
     assert card is not None
     assert (card["source_type"], card["sparsity"]) == ("LORA", 0.01)
