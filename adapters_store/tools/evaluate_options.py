@@ -11,6 +11,7 @@ import torch
 from adapters_store.adapter import DTypeName, Version
 from adapters_store.blend import BlendMember, Fusion, check_members
 from adapters_store.errors import TrainingRefused
+from adapters_store.tools.output_file import check_output
 from adapters_store.tools.plotting import require_matplotlib
 from adapters_store.tools.train_options import Device
 
@@ -85,5 +86,4 @@ def check_options(options: EvalOptions) -> None:
         raise TrainingRefused("model", expected="a directory with a checkpoint", got=f"{options.model_dir}: none there")
     if options.plot is not None:
         require_matplotlib()
-        if not options.plot.absolute().parent.is_dir():
-            raise TrainingRefused("plot", expected="a file in a directory that exists", got=str(options.plot))
+        check_output(options.plot, [*options.data, *options.adapters, options.model_dir], field="plot")

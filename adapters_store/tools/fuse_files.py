@@ -31,6 +31,7 @@ from adapters_store.format import write_adapter
 from adapters_store.fusion import Members, fuse
 from adapters_store.kernels import get_kernels
 from adapters_store.tools.native_files import NamedAdapter, read_files
+from adapters_store.tools.output_file import check_output
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -130,10 +131,7 @@ def _check(options: FuseOptions) -> None:
         raise TrainingRefused(
             "values_dtype", expected=f"one of {', '.join(TORCH_DTYPES)}", got=repr(options.values_dtype)
         )
-    if options.output.is_dir() or not options.output.parent.is_dir():
-        raise TrainingRefused("output", expected="a file in a directory that exists", got=str(options.output))
-    if options.output.resolve() in {path.resolve() for path in options.adapters}:
-        raise TrainingRefused("output", expected="another file than the adapters", got=str(options.output))
+    check_output(options.output, options.adapters)
 
 
 def _by_content(index_set: IndexSet, members: Members) -> IndexSet:

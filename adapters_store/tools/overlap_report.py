@@ -11,10 +11,11 @@ from itertools import combinations
 from pathlib import Path
 
 from adapters_store.adapter import Fingerprint, Version
-from adapters_store.errors import BlendRejected, TrainingRefused
+from adapters_store.errors import BlendRejected
 from adapters_store.fusion import Overlap, overlap
 from adapters_store.tools.native_files import NamedAdapter, read_files
 from adapters_store.tools.orthogonality import Orthogonality, SparseMatrix, matrices, orthogonality
+from adapters_store.tools.output_file import check_output
 from adapters_store.tools.plotting import require_matplotlib
 
 NOT_TOUCHED = Orthogonality(awom=0.0, awor=1.0)  # of a weight that only one of two adapters touches
@@ -68,8 +69,7 @@ def overlap_report(options: OverlapOptions) -> OverlapReport:
         raise BlendRejected(f"nothing to compare: expected at least two adapters, got {len(options.adapters)}")
     if options.plot is not None:
         require_matplotlib()
-        if not options.plot.absolute().parent.is_dir():
-            raise TrainingRefused("plot", expected="a file in a directory that exists", got=str(options.plot))
+        check_output(options.plot, options.adapters, field="plot")
     files = read_files(options.adapters)
     pairs = _pairs(files)
     report = OverlapReport(

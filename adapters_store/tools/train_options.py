@@ -13,6 +13,7 @@ import torch
 from adapters_store.adapter import DTypeName
 from adapters_store.errors import TrainingRefused
 from adapters_store.tools.masks import Axis, MaskName
+from adapters_store.tools.output_file import check_output
 
 TARGETS = ("q_proj", "k_proj", "v_proj", "up_proj", "down_proj")
 Precision = Literal["float32", "bfloat16"]
@@ -103,5 +104,4 @@ def check_options(options: TrainOptions) -> None:
         raise TrainingRefused("device", expected="cpu, for torch sees no CUDA device", got="'cuda'")
     if not options.model_dir.is_dir():
         raise TrainingRefused("model", expected="a directory with a checkpoint", got=f"{options.model_dir}: none there")
-    if options.output.is_dir() or not options.output.parent.is_dir():
-        raise TrainingRefused("output", expected="a file in a directory that exists", got=str(options.output))
+    check_output(options.output, [options.data, options.model_dir])

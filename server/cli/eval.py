@@ -83,13 +83,14 @@ def evaluate(*, model: str | None, json_file: str | None, **given: Any) -> None:
     from adapters_store.tools.evaluate import evaluate as run
     from adapters_store.tools.evaluate_options import EvalOptions
     from adapters_store.tools.evaluate_report import as_json, render
+    from adapters_store.tools.output_file import check_output
     from server.core.config import load_config
     from server.core.log import configure_logging
     from server.runners.loading import resolve_model
 
     to_file = Path(json_file) if json_file not in (None, "-") else None
-    if to_file is not None and not to_file.absolute().parent.is_dir():
-        raise click.BadParameter(f"{to_file}: no such directory", param_hint="--json")
+    if to_file is not None:
+        check_output(to_file, [*given["data"], *given["adapters"]], field="json")
     config = load_config({"model": model}, os.environ)
     configure_logging(config.log_format, config.log_level)
     keep_loading_quiet()

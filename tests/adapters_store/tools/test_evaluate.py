@@ -286,6 +286,14 @@ def test_what_cannot_be_measured_is_refused_by_name(
         evaluate(replace(options, **changes))
 
 
+def test_the_plot_cannot_be_what_is_read(options: EvalOptions) -> None:
+    for path in (*options.data, *options.adapters, options.model_dir / "model.safetensors"):
+        before = path.read_bytes()
+        with pytest.raises(TrainingRefused, match="plot: expected another file than what is read"):
+            evaluate(replace(options, plot=path))
+        assert path.read_bytes() == before
+
+
 def test_an_adapter_of_another_base_is_named(options: EvalOptions, tmp_path: Path) -> None:
     one = read_adapter(options.adapters[0], base=None).adapter
     stranger = build_adapter(base=Fingerprint("sha256:" + "0" * 64), index_set=one.index_set, values=one.values)

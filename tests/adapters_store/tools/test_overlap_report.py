@@ -122,6 +122,8 @@ def test_a_plot_that_cannot_be_drawn_is_refused_before_anything_is_read(
 ) -> None:
     with pytest.raises(TrainingRefused, match="plot: expected a file in a directory that exists"):
         overlap_report(options(folder, "none", "b", plot=folder / "nowhere" / "o.png"))
+    with pytest.raises(TrainingRefused, match=r"plot: expected another file than what is read \(b\.safetensors\)"):
+        overlap_report(options(folder, "a", "b", plot=folder / "b.safetensors"))
     monkeypatch.setattr("adapters_store.tools.plotting.find_spec", lambda name: None)
     with pytest.raises(TrainingRefused, match=r"shira-server\[train\]"):
         overlap_report(options(folder, "none", "b", plot=folder / "o.png"))

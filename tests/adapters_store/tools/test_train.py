@@ -166,6 +166,20 @@ def test_training_that_diverges_leaves_no_half_written_adapter_and_keeps_an_olde
     assert len(list(options.output.parent.iterdir())) == 2
 
 
+def test_the_output_cannot_be_the_data_nor_a_file_of_the_base(options: TrainOptions, tmp_path: Path) -> None:
+    link = tmp_path / "link"
+    link.symlink_to(options.data)
+    model_dir = tmp_path / "of links, as hub snapshots are"
+    model_dir.mkdir()
+    for file in options.model_dir.iterdir():
+        (model_dir / file.name).symlink_to(file)
+    for path in (options.data, link, model_dir / "model.safetensors", model_dir / "config.json"):
+        before = path.read_bytes()
+        with pytest.raises(TrainingRefused, match="output: expected another file than what is read"):
+            train(replace(options, model_dir=model_dir, output=path))
+        assert path.read_bytes() == before
+
+
 def test_a_target_is_a_whole_module_name_or_its_last_parts(model_dir: Path) -> None:
     base = describe_checkpoint(model_dir)
     assert target_weights(base, ("layers.1.self_attn.q_proj",)) == ["model.layers.1.self_attn.q_proj.weight"]

@@ -69,7 +69,7 @@ def test_a_table_is_printed_beside_the_files(
         (["--scales", "0,,1"], 2, "expected a number"),
         (["--metric", "bleu"], 2, "bleu"),
         (["--held-out", "1"], 2, "held-out"),
-        (["--json", "nowhere/out.json"], 2, "no such directory"),
+        (["--json", "nowhere/out.json"], 1, "json: expected a file in a directory that exists"),
     ],
 )
 def test_what_is_wrong_is_told_on_standard_error(
@@ -79,6 +79,16 @@ def test_what_is_wrong_is_told_on_standard_error(
     told = capsys.readouterr()
     assert message in told.err
     assert told.out == ""
+
+
+def test_json_cannot_go_over_what_is_read(
+    arguments: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("text.txt", "a.safetensors"):
+        before = (tmp_path / name).read_bytes()
+        assert run([*arguments, "--json", str(tmp_path / name)]) == 1
+        assert f"json: expected another file than what is read ({name})" in capsys.readouterr().err
+        assert (tmp_path / name).read_bytes() == before
 
 
 @pytest.mark.parametrize(
