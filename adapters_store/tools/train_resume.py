@@ -26,7 +26,8 @@ def progress_kept(options: TrainOptions, base: Fingerprint, data: Digest) -> Ite
     """The folder, made or taken up. It is removed when all went well, and when there is no point in resuming because
     training was refused; whatever else happens, it stays.
 
-    Raises TrainingRefused when it belongs to another recipe, or is there and ``resume`` was not asked for."""
+    Raises TrainingRefused when it belongs to another recipe or to the user, or is there and ``resume`` was not asked
+    for."""
     folder = options.progress_dir
     _open(folder, _recipe(options, base, data), is_resumed=options.resume)
     try:
@@ -52,6 +53,10 @@ def kept_index_set(folder: Path) -> IndexSet | None:
 
 def _open(folder: Path, recipe: dict[str, object], *, is_resumed: bool) -> None:
     if not (folder / RECIPE_FILE).exists():
+        is_free = not any(folder.iterdir()) if folder.is_dir() else not folder.exists()
+        if not is_free:
+            got = f"{folder}: something that training did not put there"  # and must not remove
+            raise TrainingRefused("output", expected="nothing in the way of its progress", got=got)
         folder.mkdir(exist_ok=True)
         write_durably(folder / RECIPE_FILE, [json.dumps(recipe, indent=2).encode()], tmp_dir=folder)
         return

@@ -114,6 +114,20 @@ def test_another_recipe_does_not_resume_it_and_leaves_it_alone(
     assert newest_checkpoint(options.progress_dir) is not None
 
 
+@pytest.mark.parametrize("resume", [False, True])
+def test_a_folder_that_is_the_users_own_is_left_alone(options: TrainOptions, resume: bool) -> None:
+    options.progress_dir.mkdir()
+    note = options.progress_dir / "mine.txt"
+    note.write_text("of value")
+    with pytest.raises(TrainingRefused, match=r"output: expected nothing in the way .* did not put there"):
+        train(replace(options, resume=resume))
+    assert note.read_text() == "of value"
+    shutil.rmtree(options.progress_dir)
+    options.progress_dir.write_text("a file")
+    with pytest.raises(TrainingRefused, match="output: expected nothing in the way"):
+        train(replace(options, resume=resume))
+
+
 def test_a_full_disk_is_told_and_what_was_kept_until_then_resumes(
     options: TrainOptions, monkeypatch: pytest.MonkeyPatch
 ) -> None:
