@@ -6,6 +6,7 @@ falling linearly, three epochs, all of q, k, v, up and down.
 
 from __future__ import annotations
 
+import math
 import shutil
 import time
 from dataclasses import dataclass
@@ -75,6 +76,8 @@ def train(options: TrainOptions) -> TrainReport:
     training, held_out = split_held_out(examples, options.held_out)
     model = load_causal_lm(options.model_dir, dtype=TORCH_DTYPES[options.precision], device=options.device)
     before = mean_loss(model, held_out, batch_size=options.batch_size)
+    if not math.isfinite(before):
+        raise TrainingRefused("model", expected="a base with a finite loss on the held-out data", got=str(before))
     with progress_kept(options, base.fingerprint, examples.digest) as folder:
         index_set = kept_index_set(folder)
         if index_set is None:
@@ -83,6 +86,8 @@ def train(options: TrainOptions) -> TrainReport:
         trained = train_adapter(model, index_set, training, options, base=base.fingerprint, progress_dir=folder)
         with applied(model, [(trained.adapter, 1.0)]):
             after = mean_loss(model, held_out, batch_size=options.batch_size)
+        if not math.isfinite(after):
+            raise _diverged(f"a held-out loss of {after}")
         report = TrainReport(
             output=options.output,
             loss_curve=options.output.with_suffix(".loss.png"),
@@ -194,5 +199,9 @@ def _check_space(options: TrainOptions, num_trained: int) -> None:
 
 def _checked(values: Tensor) -> Tensor:
     if not torch.isfinite(values).all():
-        raise TrainingRefused("learning_rate", expected="training that converges", got="values that are not finite")
+        raise _diverged("values that are not finite")
     return values
+
+
+def _diverged(got: str) -> TrainingRefused:
+    return TrainingRefused("learning_rate", expected="training that converges", got=got)

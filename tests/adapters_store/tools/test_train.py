@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -158,10 +159,19 @@ def test_a_folder_without_safetensors_is_refused(options: TrainOptions, tmp_path
         train(replace(options, model_dir=tmp_path))
 
 
-def test_training_that_diverges_leaves_no_half_written_adapter_and_keeps_an_older_one(options: TrainOptions) -> None:
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"learning_rate": 1e36}, "converges, got values that are not finite"),
+        ({"learning_rate": 1e30, "max_steps": 1}, "converges, got a held-out loss of"),
+    ],
+)
+def test_training_that_diverges_leaves_no_half_written_adapter_and_keeps_an_older_one(
+    options: TrainOptions, changes: dict[str, Any], message: str
+) -> None:
     options.output.write_bytes(b"an older adapter")
-    with pytest.raises(TrainingRefused, match="converges"):
-        train(replace(options, learning_rate=1e36))
+    with pytest.raises(TrainingRefused, match=message):
+        train(replace(options, **changes))
     assert options.output.read_bytes() == b"an older adapter"
     assert len(list(options.output.parent.iterdir())) == 2
 
@@ -178,6 +188,17 @@ def test_the_output_cannot_be_the_data_nor_a_file_of_the_base(options: TrainOpti
         with pytest.raises(TrainingRefused, match="output: expected another file than what is read"):
             train(replace(options, model_dir=model_dir, output=path))
         assert path.read_bytes() == before
+
+
+def test_a_base_that_has_no_finite_loss_is_refused_before_training(options: TrainOptions, tmp_path: Path) -> None:
+    folder = tmp_path / "broken"
+    shutil.copytree(options.model_dir, folder)
+    model = LlamaForCausalLM.from_pretrained(folder)
+    model.lm_head.weight.data.fill_(torch.nan)
+    model.save_pretrained(folder)
+    with pytest.raises(TrainingRefused, match="model: expected a base with a finite loss"):
+        train(replace(options, model_dir=folder))
+    assert not options.progress_dir.exists()
 
 
 def test_a_target_is_a_whole_module_name_or_its_last_parts(model_dir: Path) -> None:
