@@ -11,10 +11,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
-from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, Discriminator, Tag, TypeAdapter, ValidationError
 from torch import Tensor
 from torch.utils.data import Dataset
 
@@ -121,7 +121,13 @@ class _Conversation(BaseModel):
     messages: list[_Message]
 
 
-_PROMPT, _CONVERSATION = TypeAdapter(_Prompt), TypeAdapter(_Conversation)
+def _kind(line: object) -> str:
+    return "conversation" if isinstance(line, dict) and "messages" in line else "prompt"
+
+
+_LINE: TypeAdapter[_Prompt | _Conversation] = TypeAdapter(
+    Annotated[Annotated[_Prompt, Tag("prompt")] | Annotated[_Conversation, Tag("conversation")], Discriminator(_kind)]
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -136,7 +142,7 @@ class _Line:
 def _read(path: Path) -> tuple[str, Digest]:
     try:
         raw = path.read_bytes()
-        content = raw.decode()
+        content = raw.decode().removeprefix("\ufeff")  # the mark that some editors put before the text
     except OSError as error:
         raise TrainingRefused("data", expected="a readable file", got=f"{path}: {error.strerror}") from error
     except UnicodeDecodeError as error:
@@ -150,12 +156,11 @@ def _read_lines(content: str, tokenizer: Any) -> Iterator[_Line]:
     for number, text in enumerate(content.split("\n"), start=1):
         if not text.strip():
             continue
-        model = _CONVERSATION if '"messages"' in text and '"prompt"' not in text else _PROMPT
         try:
-            parsed = model.validate_json(text)
+            parsed = _LINE.validate_json(text)
         except ValidationError as error:
             first = error.errors(include_url=False, include_context=False)[0]
-            where = ".".join(str(part) for part in first["loc"]) or "the line"
+            where = ".".join(str(part) for part in first["loc"][1:]) or "the line"  # after the kind
             raise TrainingRefused(
                 "data",
                 expected='{"prompt", "completion"} or {"messages": [{"role", "content"}, …]}',
@@ -179,6 +184,8 @@ def _turns(conversation: _Conversation, tokenizer: Any, number: int) -> list[tup
     for turn, message in enumerate(messages):
         if message["role"] != "assistant":
             continue
+        if turn == 0:
+            raise TrainingRefused("data", expected="a turn before the assistant's first", got=f"line {number}: none")
         asked = _render(tokenizer, messages[:turn], number, add_generation_prompt=True)
         answered = _render(tokenizer, messages[: turn + 1], number)
         if not (asked.startswith(written) and answered.startswith(asked)):

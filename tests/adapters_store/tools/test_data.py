@@ -66,6 +66,25 @@ def test_of_a_conversation_every_turn_of_the_assistant_is_predicted(tokenizer: A
     assert load_pairs(path, tokenizer) == [Pair(prompt="<b>a</><a>cd</><b>e</><a>", completion="g</>")]
 
 
+def test_a_conversation_may_be_about_prompts_and_a_prompt_about_messages(tokenizer: Any, tmp_path: Path) -> None:
+    words = {"prompt": "messages", "completion": "messages"}
+    tokenizer.chat_template = "{% for message in messages %}{{ message.content }}{% endfor %}"
+    turns = [{"role": "bystander", "content": "prompt"}, {"role": "assistant", "content": "messages"}]
+    path = lines(tmp_path / "a.jsonl", words, {"messages": turns})
+    assert load_pairs(path, tokenizer) == [
+        Pair(prompt="messages", completion="messages"),
+        Pair(prompt="prompt", completion="messages"),
+    ]
+
+
+def test_a_mark_before_the_text_is_no_text(tokenizer: Any, tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(b"\xef\xbb\xbf" + b'{"prompt": "a", "completion": "b"}\r\n' * 2)
+    assert load_pairs(path, tokenizer) == [Pair(prompt="a", completion="b")] * 2
+    (tmp_path / "a.txt").write_bytes(b"\xef\xbb\xbfabcd")
+    assert load_examples(tmp_path / "a.txt", tokenizer, sequence_length=4).input_ids.tolist() == [ids("abcd")]
+
+
 def test_pairs_are_the_lines_as_they_stand(tokenizer: Any, tmp_path: Path) -> None:
     path = lines(tmp_path / "a.jsonl", {"prompt": "ab", "completion": "cde"})
     assert load_pairs(path, tokenizer) == [Pair(prompt="ab", completion="cde")]
@@ -98,6 +117,11 @@ def test_the_two_parts_of_a_split_are_all_examples_and_none_twice(tokenizer: Any
         ('{"messages": []}', "a last turn of role assistant, got line 2"),
         ('{"messages": [{"role": "bystander", "content": "a"}]}', "a last turn of role assistant, got line 2"),
         ('{"messages": [{"role": "assistant"}]}', r"line 2: messages.0.content: Field required"),
+        ('{"messages": [], "prompt": "a"}', "line 2: prompt: Extra inputs"),
+        (
+            '{"messages": [{"role": "assistant", "content": "a"}]}',
+            "a turn before the assistant's first, got line 2: none",
+        ),
     ],
 )
 def test_a_bad_line_is_refused_by_its_number(tokenizer: Any, tmp_path: Path, line: str, message: str | None) -> None:
