@@ -156,11 +156,12 @@ def top_k(scores: Tensor, k: int) -> Tensor:
 
 
 def _num_struct(shape: torch.Size, axis: Axis, period: int) -> int:
-    """Entries of the mask with offset 0, which has the most lines."""
+    """Entries of the mask with the offset that gives the most: of those with the most lines, the last, whose lines
+    hold the least of the diagonal."""
     num_lines, line_length = shape if axis == "rows" else (shape[1], shape[0])
     taken = -(-num_lines // period)
     diagonal = min(shape)
-    return taken * line_length + diagonal - len(range(0, diagonal, period))
+    return taken * line_length + diagonal - len(range((num_lines - 1) % period, diagonal, period))
 
 
 def _count(recipe: MaskRecipe, name: str, weight: Tensor) -> int:

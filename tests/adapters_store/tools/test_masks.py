@@ -129,6 +129,17 @@ def test_struct_starts_at_its_offset() -> None:
     assert struct((6, 4), 13 / 24, offset=4) == struct((6, 4), 13 / 24, offset=1)
 
 
+@pytest.mark.parametrize("axis", ["rows", "columns"])
+@pytest.mark.parametrize("shape", [(6, 4), (4, 6), (13, 5), (9, 9)])
+def test_struct_keeps_its_share_whatever_the_offset(shape: tuple[int, int], axis: Axis) -> None:
+    numel = shape[0] * shape[1]
+    least = max(shape) + min(shape)  # a line and the diagonal
+    for budget in range(least, numel + 1):
+        for offset in range(max(shape)):
+            taken = torch.tensor(struct(shape, budget / numel, axis=axis, offset=offset)).sum()
+            assert taken <= budget
+
+
 def test_struct_takes_columns_as_well() -> None:
     transposed = torch.tensor(struct((6, 4), 13 / 24, offset=1)).t().tolist()
     assert struct((4, 6), 13 / 24, axis="columns", offset=1) == transposed
