@@ -90,7 +90,7 @@ def train(options: TrainOptions) -> TrainReport:
             raise _diverged(f"a held-out loss of {after}")
         report = TrainReport(
             output=options.output,
-            loss_curve=options.output.with_suffix(".loss.png"),
+            loss_curve=options.loss_curve,
             version=trained.adapter.version,
             base=base.fingerprint,
             data_digest=examples.digest,

@@ -13,6 +13,7 @@ import torch
 from adapters_store.adapter import DTypeName
 from adapters_store.errors import TrainingRefused
 from adapters_store.tools.masks import Axis, MaskName
+from adapters_store.tools.native_files import SUFFIX
 from adapters_store.tools.output_file import check_output
 
 TARGETS = ("q_proj", "k_proj", "v_proj", "up_proj", "down_proj")
@@ -69,6 +70,10 @@ class TrainOptions:
     @property
     def progress_dir(self) -> Path:
         return self.output.with_name(self.output.name + ".training")
+
+    @property
+    def loss_curve(self) -> Path:
+        return self.output.with_name(self.output.name.removesuffix(SUFFIX) + ".loss.png")
 
 
 def check_options(options: TrainOptions) -> None:

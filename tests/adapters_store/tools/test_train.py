@@ -68,6 +68,15 @@ def test_the_same_options_give_the_same_version(options: TrainOptions) -> None:
     assert train(options).version == train(replace(options, output=options.output.with_name("again"))).version
 
 
+@pytest.mark.parametrize(
+    ("output", "loss_curve"), [("a.safetensors", "a.loss.png"), ("a-0.01", "a-0.01.loss.png"), ("a", "a.loss.png")]
+)
+def test_every_adapter_has_a_loss_curve_of_its_own_name(options: TrainOptions, output: str, loss_curve: str) -> None:
+    report = train(replace(options, output=options.output.with_name(output), max_steps=1))
+    assert report.loss_curve == options.output.with_name(loss_curve)
+    assert report.loss_curve.read_bytes().startswith(b"\x89PNG")
+
+
 def test_wm_adapters_of_one_base_share_one_index_set(options: TrainOptions) -> None:
     train(replace(options, seed=1))
     first = read_adapter(options.output, base=None).adapter
