@@ -17,15 +17,18 @@ from adapters_store.errors import TrainingRefused
 
 def load_tokenizer(model_dir: Path) -> Any:
     try:
-        return AutoTokenizer.from_pretrained(model_dir, local_files_only=True)
+        return AutoTokenizer.from_pretrained(model_dir, local_files_only=True, trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise TrainingRefused("model", expected="a directory with a tokenizer", got=str(error)) from error
 
 
 def load_causal_lm(model_dir: Path, *, dtype: torch.dtype | Literal["auto"], device: str) -> nn.Module:
-    """``auto`` is the dtype that the checkpoint says, as the server loads it."""
+    """``auto`` is the dtype that the checkpoint says, as the server loads it. Code in the directory is never run, and
+    weights are read from safetensors alone. Raises TrainingRefused."""
     try:
-        model = AutoModelForCausalLM.from_pretrained(model_dir, dtype=dtype, local_files_only=True)
+        model = AutoModelForCausalLM.from_pretrained(
+            model_dir, dtype=dtype, local_files_only=True, trust_remote_code=False, use_safetensors=True
+        )
     except (OSError, ValueError) as error:
         raise TrainingRefused("model", expected="a transformers causal language model", got=str(error)) from error
     loaded: nn.Module = model.to(device)
