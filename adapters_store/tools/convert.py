@@ -25,6 +25,7 @@ from adapters_store.format import write_adapter
 from adapters_store.peft_format import read_peft, read_single_file
 from adapters_store.tools.convert_source import Form, Source, open_source
 from adapters_store.tools.linear_weights import linear_weights
+from adapters_store.tools.output_file import check_output
 from adapters_store.tools.peft_export import CONFIG_FILE, write_peft, write_single_file
 from adapters_store.tools.peft_merge import merged_deltas
 from adapters_store.tools.peft_types import check_merges
@@ -223,7 +224,6 @@ def _check_options(options: ConvertOptions) -> None:
         raise TrainingRefused("input", expected="an adapter file or folder", got=f"{options.source}: none there")
     if not options.base_dir.is_dir():
         raise TrainingRefused("base", expected="a directory with a checkpoint", got=f"{options.base_dir}: none there")
-    if not options.output.parent.is_dir():
-        raise TrainingRefused("output", expected="a place in a directory that exists", got=str(options.output))
-    if options.output.is_dir() or (options.to == "peft" and options.output.exists()):
+    if options.to == "peft" and options.output.exists():
         raise TrainingRefused("output", expected="nothing there yet", got=f"{options.output}, which exists")
+    check_output(options.output, [options.source, options.base_dir])

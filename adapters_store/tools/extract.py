@@ -18,6 +18,7 @@ from adapters_store.errors import TrainingRefused
 from adapters_store.format import Positions, pack_positions, write_adapter
 from adapters_store.tools.checkpoint_pair import CheckpointPair
 from adapters_store.tools.exact_values import ExactValues, exact_values
+from adapters_store.tools.output_file import check_output
 
 WORST_SHOWN = 3
 
@@ -198,5 +199,4 @@ def _check_options(options: ExtractOptions) -> None:
     for which, folder in (("base", options.base_dir), ("finetuned", options.finetuned_dir)):
         if not folder.is_dir():
             raise TrainingRefused(which, expected="a directory with a checkpoint", got=f"{folder}: none there")
-    if options.output.is_dir() or not options.output.parent.is_dir():
-        raise TrainingRefused("output", expected="a file in a directory that exists", got=str(options.output))
+    check_output(options.output, [options.base_dir, options.finetuned_dir])

@@ -315,7 +315,7 @@ def test_the_base_of_a_native_file_is_checked_by_fingerprint(options: ConvertOpt
         ({"sparsity": 0.0}, "sparsity"),
         ({"values_dtype": "int8"}, "values_dtype"),
         ({"base_dir": Path("nowhere")}, "base: expected a directory"),
-        ({"output": Path("nowhere/out")}, "output: expected a place in a directory that exists"),
+        ({"output": Path("nowhere/out")}, "output: expected a file in a directory that exists"),
         ({"output": Path("/")}, "output: expected nothing there yet"),
     ],
 )
@@ -329,6 +329,17 @@ def test_an_output_that_exists_is_not_replaced_by_a_folder(options: ConvertOptio
     with pytest.raises(TrainingRefused, match="nothing there yet"):
         convert(options)
     assert options.output.read_text() == "something else"
+
+
+@pytest.mark.parametrize("name", ["source", "base_dir"])
+@pytest.mark.parametrize("to", ["native", "diffusers"])
+def test_what_is_read_is_never_written_over(options: ConvertOptions, tmp_path: Path, name: str, to: Form) -> None:
+    base_dir = save_tiny_model(tmp_path / "a-base")
+    files = {"source": options.source, "base_dir": base_dir / "model.safetensors"}
+    before = files[name].read_bytes()
+    with pytest.raises(TrainingRefused, match="output: expected another file than what is read"):
+        convert(replace(options, base_dir=base_dir, output=files[name], to=to))
+    assert files[name].read_bytes() == before
 
 
 def test_the_weights_file_stands_for_its_folder(options: ConvertOptions, tmp_path: Path) -> None:

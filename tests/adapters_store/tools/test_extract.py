@@ -210,6 +210,15 @@ def test_what_cannot_be_read_or_written_is_refused_by_name(
         extract(replace(options, **change))
 
 
+@pytest.mark.parametrize("name", ["base_dir", "finetuned_dir"])
+def test_a_checkpoint_is_never_written_over(options: ExtractOptions, name: str) -> None:
+    shard = getattr(options, name) / "model.safetensors"
+    before = shard.read_bytes()
+    with pytest.raises(TrainingRefused, match="output: expected another file than what is read"):
+        extract(replace(options, output=shard))
+    assert shard.read_bytes() == before
+
+
 def test_equal_checkpoints_have_no_difference_and_a_folder_without_safetensors_no_weights(
     options: ExtractOptions, tmp_path: Path
 ) -> None:
