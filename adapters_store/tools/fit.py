@@ -19,7 +19,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from transformers import PrinterCallback, Trainer, TrainingArguments
+from transformers import PrinterCallback, Trainer, TrainerState, TrainingArguments
 from transformers.trainer import TRAINER_STATE_NAME
 
 from adapters_store.errors import StorageFull
@@ -74,9 +74,14 @@ def fit(model: nn.Module, examples: Examples, options: TrainOptions, *, progress
         newest = newest_checkpoint(folder)
         if newest is not None:
             logger.info("resuming after %s", newest.name)
-        trainer.train(resume_from_checkpoint=None if newest is None else str(newest))
-    losses = tuple(float(entry["loss"]) for entry in trainer.state.log_history if "loss" in entry)
-    return FitOutcome(num_steps=trainer.state.global_step, losses=losses)
+        state = None if newest is None else TrainerState.load_from_json(str(newest / TRAINER_STATE_NAME))
+        if state is not None and state.global_step >= state.max_steps:
+            trainer._load_from_checkpoint(str(newest))  # it was the last step: Trainer would take one more
+        else:
+            trainer.train(resume_from_checkpoint=None if newest is None else str(newest))
+            state = trainer.state
+    losses = tuple(float(entry["loss"]) for entry in state.log_history if "loss" in entry)
+    return FitOutcome(num_steps=state.global_step, losses=losses)
 
 
 def newest_checkpoint(folder: Path) -> Path | None:

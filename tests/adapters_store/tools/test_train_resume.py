@@ -8,12 +8,14 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 
 from adapters_store.adapter import Version
 from adapters_store.errors import StorageFull, TrainingRefused
 from adapters_store.tools import fit as fit_module
+from adapters_store.tools import train as train_module
 from adapters_store.tools.fit import newest_checkpoint
 from adapters_store.tools.train import TrainOptions, train
 
@@ -89,6 +91,20 @@ def test_a_checkpoint_that_was_not_written_to_its_end_does_not_count(options: Tr
     (torn / "optimizer.pt").write_bytes(b"half")
     assert newest_checkpoint(options.progress_dir) == whole
     assert train(replace(options, resume=True)).version == uninterrupted(options)
+
+
+def test_training_that_was_cut_after_its_last_step_takes_no_other(
+    options: TrainOptions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Trainer took one more from a last checkpoint: with a rate that does not fall to 0, another adapter."""
+    options = replace(options, schedule="constant")
+    with monkeypatch.context() as patch:
+        patch.setattr(train_module, "write_adapter", Mock(side_effect=StorageFull("full")))
+        with pytest.raises(StorageFull):
+            train(options)
+    whole = train(replace(options, output=options.output.with_name("whole.safetensors")))
+    report = train(replace(options, resume=True))
+    assert (report.version, report.num_steps, report.train_loss) == (whole.version, 9, whole.train_loss)
 
 
 def test_resuming_what_never_began_begins_it(options: TrainOptions) -> None:
