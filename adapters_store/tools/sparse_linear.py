@@ -60,13 +60,13 @@ class SparseLinear(nn.Module):
 
     @torch.no_grad()
     def _write_(self, delta: Tensor) -> None:
-        """Brings the weight up to date; leaves it alone when it is, so that a second forward before the backward
-        does not disturb what autograd saved."""
+        """Brings the weight up to date. Autograd is told of it when the parameters changed, so that a backward through
+        an older forward fails, and not otherwise, so that a second forward before the backward disturbs nothing. (It is
+        written in any case: torch's fused optimisers change parameters without a new version.)"""
         versions = tuple(parameter._version for parameter in self.trained().values())
-        if self._written != versions:
-            words = (self.displaced.float() + delta).to(self.displaced.dtype)
-            self.linear.weight.detach().view(-1)[self.positions] = words
-            self._written = versions
+        weight = self.linear.weight.data if self._written == versions else self.linear.weight.detach()
+        weight.view(-1)[self.positions] = (self.displaced.float() + delta).to(self.displaced.dtype)
+        self._written = versions
 
     @torch.no_grad()
     def restore_(self) -> None:
@@ -148,6 +148,8 @@ class SparseParametrisation:
         self.layers: dict[str, SparseLinear] = {}  # by weight name, in the order of the table
         self._frozen = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
         linears = {entry.name: linear_of_weight(model, entry.name, shape=entry.shape) for entry in index_set.table}
+        for name, linear in linears.items():
+            _check_untied(model, name, linear.weight)
         kind = SparseDoraLinear if dora else SparseLinear
         for entry, positions in unpack_positions(index_set):
             self.layers[entry.name] = kind(linears[entry.name], positions)
@@ -196,6 +198,17 @@ def linear_of_weight(model: nn.Module, weight_name: str, *, shape: tuple[int, ..
     if tuple(module.weight.shape) != shape:
         raise ValueError(f"{weight_name}: shape: expected {shape}, got {tuple(module.weight.shape)}")
     return cast("nn.Linear", module)
+
+
+def _check_untied(model: nn.Module, name: str, weight: Tensor) -> None:
+    """A place that reads the weight beside this layer would go without its share of the gradient."""
+    others = [
+        other
+        for other, parameter in model.named_parameters(remove_duplicate=False)
+        if parameter is weight and other != name
+    ]
+    if others:
+        raise ValueError(f"{name}: tied: expected a weight of one layer alone, got one that is {others[0]} as well")
 
 
 def _pattern(positions: Tensor, shape: torch.Size) -> Tensor:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from peft import ShiraConfig, get_peft_model
@@ -122,6 +124,40 @@ def test_two_forwards_before_one_backward_add_their_gradients() -> None:
         values.grad = None
         (model(inputs).sum() + model(inputs).sum()).backward()
         torch.testing.assert_close(values.grad, 2 * once)
+
+
+def test_a_backward_through_values_that_have_changed_since_fails_rather_than_lies() -> None:
+    model = small_model()
+    with SparseParametrisation(model, mask_of(model)) as sparse:
+        loss = model(torch.randn(4, 12)).sum()
+        _fill(sparse)
+        with torch.no_grad():
+            model(torch.randn(4, 12))
+        with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+            loss.backward()
+
+
+@pytest.mark.parametrize("settings", [{"foreach": True}, {"fused": True}, {"foreach": False}])
+def test_the_weight_follows_every_kind_of_optimiser(settings: dict[str, Any]) -> None:
+    model = small_model()
+    with SparseParametrisation(model, mask_of(model)) as sparse:
+        layer = sparse.layers["0.weight"]
+        optimiser = torch.optim.AdamW([layer.values], lr=0.1, **settings)
+        for _ in range(3):
+            model(torch.ones(2, 12)).square().sum().backward()
+            optimiser.step()
+            model(torch.ones(2, 12))
+            expected = layer.displaced + layer.values.detach()
+            assert torch.equal(layer.linear.weight.detach().flatten()[layer.positions], expected)
+
+
+def test_a_weight_that_another_layer_reads_too_is_refused() -> None:
+    twice = nn.Linear(6, 6)
+    model = nn.Sequential(twice, nn.Tanh(), twice)
+    index_set = build_mask([("0.weight", twice.weight)], "wm", sparsity=0.5)
+    with pytest.raises(ValueError, match=r"0\.weight: tied: .* got one that is 2\.weight as well"):
+        SparseParametrisation(model, index_set)
+    assert twice.weight.requires_grad
 
 
 def test_a_bf16_weight_holds_the_sum_rounded_once() -> None:
