@@ -38,6 +38,5 @@ def _build(model_dir: Path, config: dict[str, Any]) -> Any:
         return model_class.from_config(config)
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    return AutoModelForCausalLM.from_config(
-        AutoConfig.from_pretrained(model_dir, local_files_only=True, trust_remote_code=False)
-    )
+    known = AutoConfig.from_pretrained(model_dir, local_files_only=True, trust_remote_code=False)
+    return AutoModelForCausalLM.from_config(known, trust_remote_code=False)
