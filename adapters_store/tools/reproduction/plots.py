@@ -28,7 +28,7 @@ def draw_alone(summary: Summary, path: Path) -> None:
 def draw_fused(summary: Summary, path: Path) -> None:
     """Mean test loss over the domains of every fusion, between the base and each adapter alone."""
     base = fmean(summary.base.test.values())
-    bars = {"alone": {method: _shifted(summary.alone_loss(method, None), base) for method in summary.fused_methods}}
+    bars = {"alone": {method: _shifted(summary.alone_of_fused(method), base) for method in summary.fused_methods}}
     for fusion in FUSIONS:
         bars[fusion] = {
             method: _shifted(summary.fused_loss(method, fusion, None), base) for method in summary.fused_methods

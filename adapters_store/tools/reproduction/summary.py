@@ -91,6 +91,10 @@ class Summary:
             tuple(self._own(self.alone(method, seed), domain, unmerged=unmerged) for seed in self.alone_seeds(method))
         )
 
+    def alone_of_fused(self, method: str) -> Spread:
+        """The mean over the domains, each adapter alone, of just the seeds that are fused."""
+        return Spread(tuple(self._own(self.alone(method, seed), None) for seed in self.fused(method)))
+
     def forgetting(self, method: str) -> Spread:
         """What the loss on the other domains rises by against the base, the mean over domains and others."""
         return Spread(
@@ -133,11 +137,9 @@ class Summary:
     def gain_kept(self, method: str, fusion: str) -> Spread:
         """(base − fused) / (base − alone), of the means over the domains: 1 is each adapter alone, below 0 is worse
         than no adapter at all."""
-        kept = []
-        for seed, cell in self.fused(method).items():
-            base, alone = fmean(self.base.test.values()), self._own(self.alone(method, seed), None)
-            kept.append((base - fmean(cell.fusions[fusion].test.values())) / (base - alone))
-        return Spread(tuple(kept))
+        base = fmean(self.base.test.values())
+        fused, alone = self.fused_loss(method, fusion, None).figures, self.alone_of_fused(method).figures
+        return Spread(tuple((base - loss) / (base - own) for loss, own in zip(fused, alone, strict=True)))
 
     @cached_property
     def _alone(self) -> Sequence[AloneCell]:

@@ -103,6 +103,8 @@ def alone(summary: Summary) -> str:
             "",
             *_costs(summary),
             "",
+            "Seconds are wall-clock, whatever else the machine was doing; `shira bench train` compares speeds.",
+            "",
             "![Loss alone](alone.png)",
         ]
     )
@@ -115,7 +117,7 @@ def fused(summary: Summary) -> str:
         [
             method,
             str(len(summary.fused(method))),
-            number(summary.alone_loss(method, None).mean),
+            number(summary.alone_of_fused(method).mean),
             *(number_spread(summary.fused_loss(method, fusion, None)) for fusion in FUSIONS),
             ", ".join(f"{cell.fusions['sum-tuned'].alpha:g}" for cell in summary.fused(method).values()),
         ]
@@ -137,8 +139,8 @@ def fused(summary: Summary) -> str:
             "",
             "The three domains' adapters of one method and seed in the weights together; mean test loss over the "
             f"domains (base {number(fmean(summary.base.test.values()))}). *sum* at α = 1; *sum-tuned* at the α of "
-            f"{alphas} with the lowest validation loss, one for all three. LoRA's ΔW is fused by the same rules. Where "
-            "all three touch the same entries (LoRA, wm, wm-dora, struct), *ram* is *mean*.",
+            f"{alphas} with the lowest validation loss, one for all three; *ties* trims nothing. LoRA's ΔW is fused by "
+            "the same rules. Where all three touch the same entries (LoRA, wm, wm-dora, struct), *ram* is *mean*.",
             "",
             *table(["method", "seeds", "alone", *FUSIONS, "α tuned, by seed"], means),
             "",
