@@ -51,6 +51,14 @@ class Examples(Dataset[dict[str, Tensor]]):
         return int((self.labels[:, 1:] != NOT_PREDICTED).sum())
 
 
+def prompt_tokens(tokenizer: Any, text: str) -> list[int]:
+    """As the server tokenises a prompt: after the token that begins a text, if the tokenizer has one; once, where a
+    chat template has written it already."""
+    start = _start_tokens(tokenizer)
+    tokens: list[int] = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+    return tokens if tokens[: len(start)] == start else [*start, *tokens]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pair:
     prompt: str
@@ -65,12 +73,8 @@ def load_examples(path: Path, tokenizer: Any, *, sequence_length: int) -> Exampl
         rows = [_tokenize(line, tokenizer, sequence_length) for line in _read_lines(content, tokenizer)]
         input_ids, labels = _pad(rows, tokenizer)
     else:
-        tokens = tokenizer(content, add_special_tokens=False, verbose=False)["input_ids"]
-        num_rows = len(tokens) // sequence_length  # a last sequence that is not full is dropped
-        input_ids = torch.tensor(tokens[: num_rows * sequence_length]).view(num_rows, sequence_length)
+        input_ids = _cut(content, tokenizer, sequence_length)
         labels = input_ids
-        if not num_rows:
-            raise TrainingRefused("data", expected=f"{sequence_length} tokens or more", got=f"{len(tokens)} tokens")
     return Examples(input_ids, labels, digest)
 
 
@@ -211,12 +215,36 @@ def _render(tokenizer: Any, messages: list[dict[str, str]], number: int, **optio
     return text
 
 
+def _cut(content: str, tokenizer: Any, sequence_length: int) -> Tensor:
+    """int64 (num_sequences, sequence_length), each after the token that begins a text; a last sequence that is not
+    full is dropped."""
+    start = _start_tokens(tokenizer)
+    tokens = tokenizer(content, add_special_tokens=False, verbose=False)["input_ids"]
+    length = sequence_length - len(start)
+    num_sequences = len(tokens) // length
+    if not num_sequences:
+        raise TrainingRefused("data", expected=f"{length} tokens or more", got=f"{len(tokens)} tokens")
+    sequences = torch.tensor(tokens[: num_sequences * length]).view(num_sequences, length)
+    return torch.cat([torch.tensor(start, dtype=torch.int64).expand(num_sequences, -1), sequences], dim=1)
+
+
+def _start_tokens(tokenizer: Any) -> list[int]:
+    """What the tokenizer puts before every text, and not the end that some put after it."""
+    tokens: list[int] = tokenizer("")["input_ids"]
+    return tokens[:-1] if len(tokens) > 1 and tokens[-1] == tokenizer.eos_token_id else tokens
+
+
 def _tokenize(line: _Line, tokenizer: Any, sequence_length: int) -> tuple[list[int], list[int]]:
     """(tokens, labels). Segments are tokenised one by one, so that no token reaches over a cut."""
     tokens: list[int] = []
     labels: list[int] = []
     for text, is_predicted in line.segments:
-        part = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+        is_first = not tokens
+        part = (
+            prompt_tokens(tokenizer, text)
+            if is_first
+            else tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+        )
         if line.ends and is_predicted and tokenizer.eos_token_id is not None:
             part = [*part, tokenizer.eos_token_id]
         tokens += part

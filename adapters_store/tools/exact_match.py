@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from adapters_store.errors import TrainingRefused
-from adapters_store.tools.data import Pair
+from adapters_store.tools.data import Pair, prompt_tokens
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,7 +28,7 @@ def questions(pairs: Sequence[Pair], tokenizer: Any) -> list[Question]:
     """Raises TrainingRefused for a prompt or a completion of nothing."""
     asked = []
     for number, pair in enumerate(pairs, start=1):
-        prompt = tokenizer(pair.prompt, add_special_tokens=False, verbose=False)["input_ids"]
+        prompt = prompt_tokens(tokenizer, pair.prompt)
         completion = tokenizer(pair.completion, add_special_tokens=False, verbose=False)["input_ids"]
         answer = _text(tokenizer, completion)
         if not prompt or not answer:

@@ -69,6 +69,7 @@ def fit(model: nn.Module, examples: Examples, options: TrainOptions, *, progress
             report_to="none",
             disable_tqdm=True,
         )
+        _use_one_device(arguments)
         trainer = _Trainer(model=model, args=arguments, train_dataset=examples, callbacks=[ProgressBar()])
         trainer.remove_callback(PrinterCallback)
         newest = newest_checkpoint(folder)
@@ -82,6 +83,12 @@ def fit(model: nn.Module, examples: Examples, options: TrainOptions, *, progress
             state = trainer.state
     losses = tuple(float(entry["loss"]) for entry in state.log_history if "loss" in entry)
     return FitOutcome(num_steps=state.global_step, losses=losses)
+
+
+def _use_one_device(arguments: TrainingArguments) -> None:
+    """Trainer would spread the batch over all GPUs it sees; what is trained lives on one."""
+    _ = arguments.device  # counts them
+    arguments._n_gpu = min(arguments._n_gpu, 1)
 
 
 def newest_checkpoint(folder: Path) -> Path | None:

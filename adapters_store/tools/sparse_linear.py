@@ -58,6 +58,11 @@ class SparseLinear(nn.Module):
     def trained(self) -> dict[str, nn.Parameter]:
         return {"values": self.values}
 
+    @property
+    def weight(self) -> Tensor:
+        """For models that ask a layer for its weight's dtype."""
+        return self.linear.weight
+
     @torch.no_grad()
     def _write_(self, delta: Tensor) -> None:
         """Brings the weight up to date. Autograd is told of it when the parameters changed, so that a backward through

@@ -103,8 +103,8 @@ def train(options: TrainOptions) -> TrainReport:
             held_out_loss_after=after,
             seconds=time.monotonic() - started,
         )
-        write_adapter(trained.adapter, options.output, card=card(options, report))
         write_loss_curve(report.loss_curve, trained.outcome.losses, title=options.output.name, held_out=(before, after))
+        write_adapter(trained.adapter, options.output, card=card(options, report))
     return report
 
 
@@ -128,7 +128,7 @@ def choose_mask(model: nn.Module, names: list[str], examples: Examples, options:
             gradients=gradients,
         )
     except (ValueError, KeyError) as error:
-        raise TrainingRefused("targets", expected="weights that can carry the mask", got=str(error)) from error
+        raise TrainingRefused("mask", expected="weights that can carry it", got=str(error)) from error
 
 
 def train_adapter(

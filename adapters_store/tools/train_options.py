@@ -100,6 +100,9 @@ def check_options(options: TrainOptions) -> None:
             raise TrainingRefused(field, expected="0 or more", got=str(getattr(options, field)))
     if options.task and options.mask != "wm":
         raise TrainingRefused("task", expected="0 for every mask but wm", got=f"{options.task} for {options.mask}")
+    if (options.axis, options.offset) != ("rows", 0) and options.mask != "struct":
+        got = f"{options.axis}, {options.offset} for {options.mask}"
+        raise TrainingRefused("axis and offset", expected="rows, 0 for every mask but struct", got=got)
     if options.rank is not None and options.mask == "struct":
         raise TrainingRefused("rank", expected="none: struct takes whole lines", got=str(options.rank))
     for package in PACKAGES:

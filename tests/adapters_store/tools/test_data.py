@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 import torch
-from tokenizers import Tokenizer, models, pre_tokenizers
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
 from adapters_store.adapter import sha256_digest
 from adapters_store.errors import TrainingRefused
-from adapters_store.tools.data import Pair, load_examples, load_pairs, split_held_out
+from adapters_store.tools.data import Pair, load_examples, load_pairs, prompt_tokens, split_held_out
 
 LETTERS = "abcdefgh <>/\n"
 END = len(LETTERS)
@@ -92,6 +92,28 @@ def test_pairs_are_the_lines_as_they_stand(tokenizer: Any, tmp_path: Path) -> No
     text.write_text("ab")
     with pytest.raises(TrainingRefused, match=r"prompts and completions \(\*.jsonl\), got a.txt"):
         load_pairs(text, tokenizer)
+
+
+def begun(tokenizer: Any) -> Any:
+    """The same, with < before every text and > after it."""
+    tokenizer.bos_token, tokenizer.eos_token = "<", ">"
+    tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        single="< $A >", special_tokens=[(letter, LETTERS.index(letter)) for letter in "<>"]
+    )
+    return tokenizer
+
+
+def test_every_sequence_begins_as_the_server_begins_a_prompt(tokenizer: Any, tmp_path: Path) -> None:
+    tokenizer = begun(tokenizer)
+    path = tmp_path / "a.txt"
+    path.write_text("abcdef")
+    assert load_examples(path, tokenizer, sequence_length=4).input_ids.tolist() == [ids("<abc"), ids("<def")]
+    pairs = lines(tmp_path / "a.jsonl", {"prompt": "ab", "completion": "c"}, {"prompt": "", "completion": "c"})
+    examples = load_examples(pairs, tokenizer, sequence_length=8)
+    assert examples.input_ids.tolist() == [ids("<abc>"), ids("<c>>>")]
+    assert examples.labels.tolist() == [[-100, -100, -100, *ids("c>")], [-100, *ids("c>"), -100, -100]]
+    assert prompt_tokens(tokenizer, "ab") == ids("<ab")
+    assert prompt_tokens(tokenizer, "<ab") == ids("<ab")  # of a chat template that writes it
 
 
 def test_the_two_parts_of_a_split_are_all_examples_and_none_twice(tokenizer: Any, tmp_path: Path) -> None:
