@@ -68,7 +68,7 @@ def _bars(bars: dict[str, dict[str, Spread]], path: Path, *, title: str, label: 
     axes.axhline(0, color="black", linewidth=0.8)
     axes.set_ylabel(label)
     axes.set_title(title)
-    axes.legend()
+    figure.legend(loc="outside right upper")  # bars reach every corner of the axes
     write_png(figure, path)
 
 
