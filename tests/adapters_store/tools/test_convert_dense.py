@@ -13,6 +13,7 @@ from typing import Any
 import peft
 import pytest
 import torch
+from peft.tuners.lora.config import KasaConfig, MontecloraConfig, VeloraConfig
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -63,6 +64,11 @@ CONFIGS: dict[str, Callable[[], Any]] = {
     "LORA, DoRA": lambda: peft.LoraConfig(r=2, use_dora=True, target_modules=TARGETS),
     "LORA, embedding": lambda: peft.LoraConfig(r=2, target_modules=["embed_tokens"]),
     "LORA, EVA": lambda: peft.LoraConfig(r=2, init_lora_weights="orthogonal", target_modules=TARGETS),
+    "LORA, KaSA": lambda: peft.LoraConfig(r=2, kasa_config=KasaConfig(), target_modules=TARGETS),
+    "LORA, MiCA": lambda: peft.LoraConfig(r=2, init_lora_weights="mica", target_modules=TARGETS),
+    "LORA, MonteCLoRA": lambda: peft.LoraConfig(r=2, monteclora_config=MontecloraConfig(), target_modules=TARGETS),
+    "LORA, QALoRA": lambda: peft.LoraConfig(r=2, use_qalora=True, qalora_group_size=16, target_modules=TARGETS),
+    "LORA, VeLoRA": lambda: peft.LoraConfig(r=2, velora_config=VeloraConfig(), target_modules=TARGETS),
     "MISS": lambda: peft.MissConfig(r=2, target_modules=TARGETS),
     "OFT": lambda: peft.OFTConfig(r=0, oft_block_size=4, target_modules=TARGETS),
     "OSF": lambda: peft.OSFConfig(target_modules=TARGETS),
@@ -130,8 +136,11 @@ def test_at_sparsity_1_the_whole_delta_is_what_peft_merges(options: ConvertOptio
     model = load(options.base_dir)
     adapter = read_adapter(options.output, base=None).adapter
     with applied(model, [(adapter, 1.0)]):
-        expected = logits(merged_by_peft(options.base_dir, options.source))
-        torch.testing.assert_close(logits(model), expected, rtol=0, atol=1e-3)
+        for expected in (
+            logits(merged_by_peft(options.base_dir, options.source)),
+            logits(peft.PeftModel.from_pretrained(load(options.base_dir), options.source).eval()),  # beside the weights
+        ):
+            torch.testing.assert_close(logits(model), expected, rtol=0, atol=1e-3)
     assert (report.kept_share, report.is_exact, report.warning) == (1.0, True, None)
     assert report.peft_type == name.partition(",")[0]
     num_elements = sum(delta.numel() for delta in theirs.values())
