@@ -29,7 +29,7 @@ from adapters_store.tools.loss_curve import write_loss_curve
 from adapters_store.tools.masks import CALIBRATED, build_mask
 from adapters_store.tools.sparse_linear import SparseParametrisation
 from adapters_store.tools.train_options import TrainOptions, check_options
-from adapters_store.tools.train_resume import keep_index_set, kept_index_set, progress_kept
+from adapters_store.tools.train_resume import check_progress, keep_index_set, kept_index_set, progress_kept
 
 __all__ = ["TrainOptions", "TrainReport", "train"]
 
@@ -70,6 +70,7 @@ def train(options: TrainOptions) -> TrainReport:
     Raises TrainingRefused for options, data or a model that cannot make an adapter, StorageFull."""
     started = time.monotonic()
     check_options(options)
+    check_progress(options)
     base = describe_checkpoint(options.model_dir)
     names = target_weights(base, options.targets)
     examples = load_examples(options.data, load_tokenizer(options.model_dir), sequence_length=options.sequence_length)

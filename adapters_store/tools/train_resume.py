@@ -21,15 +21,29 @@ DIGEST_PREFIX = "sha256:"
 FREE_TO_CHANGE = {"model_dir", "data", "output", "resume", "checkpoint_steps"}  # paths, and what the result is blind to
 
 
+def check_progress(options: TrainOptions) -> None:
+    """Refuses a folder that is in the way, before anything is loaded. Raises TrainingRefused when it belongs to the
+    user, or is there and ``resume`` was not asked for."""
+    folder = options.progress_dir
+    if (folder / RECIPE_FILE).exists():
+        if not options.resume:
+            got = f"{folder}: training that was interrupted"
+            raise TrainingRefused("resume", expected="to be given, or that folder to be removed", got=got)
+        return
+    is_free = not any(folder.iterdir()) if folder.is_dir() else not folder.exists()
+    if not is_free:
+        got = f"{folder}: something that training did not put there"  # and must not remove
+        raise TrainingRefused("output", expected="nothing in the way of its progress", got=got)
+
+
 @contextmanager
 def progress_kept(options: TrainOptions, base: Fingerprint, data: Digest) -> Iterator[Path]:
-    """The folder, made or taken up. It is removed when all went well, and when there is no point in resuming because
-    training was refused; whatever else happens, it stays.
+    """The folder that ``check_progress`` found in order, made or taken up. It is removed when all went well, and when
+    there is no point in resuming because training was refused; whatever else happens, it stays.
 
-    Raises TrainingRefused when it belongs to another recipe or to the user, or is there and ``resume`` was not asked
-    for."""
+    Raises TrainingRefused when it belongs to another recipe."""
     folder = options.progress_dir
-    _open(folder, _recipe(options, base, data), is_resumed=options.resume)
+    _open(folder, _recipe(options, base, data))
     try:
         yield folder
     except TrainingRefused:
@@ -51,19 +65,13 @@ def kept_index_set(folder: Path) -> IndexSet | None:
     return None
 
 
-def _open(folder: Path, recipe: dict[str, object], *, is_resumed: bool) -> None:
-    if not (folder / RECIPE_FILE).exists():
-        is_free = not any(folder.iterdir()) if folder.is_dir() else not folder.exists()
-        if not is_free:
-            got = f"{folder}: something that training did not put there"  # and must not remove
-            raise TrainingRefused("output", expected="nothing in the way of its progress", got=got)
+def _open(folder: Path, recipe: dict[str, object]) -> None:
+    path = folder / RECIPE_FILE
+    if not path.exists():
         folder.mkdir(exist_ok=True)
-        write_durably(folder / RECIPE_FILE, [json.dumps(recipe, indent=2).encode()], tmp_dir=folder)
+        write_durably(path, [json.dumps(recipe, indent=2).encode()], tmp_dir=folder)
         return
-    if not is_resumed:
-        got = f"{folder}: training that was interrupted"
-        raise TrainingRefused("resume", expected="to be given, or that folder to be removed", got=got)
-    kept = json.loads((folder / RECIPE_FILE).read_bytes())
+    kept = json.loads(path.read_bytes())
     for field, value in recipe.items():
         if kept.get(field) != value:
             raise TrainingRefused(field, expected=f"{kept.get(field)}, as when training began", got=str(value))
