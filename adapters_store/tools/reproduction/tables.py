@@ -43,7 +43,7 @@ def regime(summary: Summary) -> str:
             f"- Model `{it.model}` in {it.precision}, trained values in float32. Adapted: {', '.join(it.targets)}, "
             f"{it.num_weights} weights of {it.num_target_parameters:,} entries.",
             f"- Each run: {it.steps} steps of {it.batch_size} × {it.sequence_length} tokens ({it.num_tokens:,}), "
-            f"AdamW, {it.schedule} schedule, no weight decay. Each domain: {it.num_validation} validation and "
+            f"AdamW, {it.schedule} schedule, no weight decay, gradients clipped to norm 1. Each domain: {it.num_validation} validation and "
             f"{it.num_test} test sequences that no run trains on.",
             f"- LoRA: PEFT, rank {it.lora_rank}, alpha {it.lora_alpha}, dropout {it.lora_dropout:g}. SHiRA: sparsity "
             f"{it.sparsity:.4%}, which gives the entries that LoRA has parameters; grad and snip rank by the gradient "
@@ -103,7 +103,8 @@ def alone(summary: Summary) -> str:
             "",
             *_costs(summary),
             "",
-            "Seconds are wall-clock, whatever else the machine was doing; `shira bench train` compares speeds.",
+            "The seconds of each run are in its cell; they count whatever else the machine was doing, so `shira bench "
+            "train` compares speeds.",
             "",
             "![Loss alone](alone.png)",
         ]
@@ -221,10 +222,8 @@ def _costs(summary: Summary) -> list[str]:
             f"{cells[0].num_parameters:,}",
             f"{cells[0].num_touched / summary.regime.num_target_parameters:.3%}",
             ", ".join(f"{rate:g}" for rate in sorted({cell.learning_rate for cell in cells})),
-            f"{fmean(cell.seconds['train'] for cell in cells):.0f}",
-            f"{fmean(cell.seconds['mask'] for cell in cells):.0f}",
         ])  # fmt: skip
-    return table(["method", "trained parameters", "weights touched", "learning rate", "train s", "mask s"], rows)
+    return table(["method", "trained parameters", "weights touched", "learning rate"], rows)
 
 
 def _against_lora(summary: Summary, method: str) -> str:
