@@ -1,4 +1,4 @@
-"""Asks a running server the same questions of the base, of each adapter here and of both; prints Markdown.
+"""Asks a running server the same questions of the base, of each adapter here and of pairs; prints Markdown.
 
 shira serve --data-dir /tmp/shira-compare &
 python examples/compare.py http://127.0.0.1:8000
@@ -12,19 +12,21 @@ from typing import Any
 
 import httpx
 
-PROMPTS = ("In the beginning of the year", "The king said to his servant,", "def parse(")
+PROMPTS = ("In the beginning of the year", "The king said to his servant,", "def parse(", "lighthouse (noun):")
 BLENDS: dict[str, list[str]] = {
     "base": [],
     "`kjv`": ["kjv"],
     "`python`": ["python"],
+    "`wordnet`": ["wordnet"],
     "`kjv` + `python`": ["kjv", "python"],
+    "`kjv` + `wordnet`": ["kjv", "wordnet"],
 }
 PARAMETERS = {"max_new_tokens": 48, "temperature": 0.0, "repetition_penalty": 1.2}
 
 
 def main(url: str) -> None:
     with httpx.Client(base_url=url, timeout=300.0) as client:
-        for name in ("kjv", "python"):
+        for name in ("kjv", "python", "wordnet"):
             content = (Path(__file__).parent / f"{name}.safetensors").read_bytes()
             checked(client.post("/adapters", data={"name": name}, files={"file": content}))
         for prompt in PROMPTS:

@@ -43,7 +43,8 @@ def regime(summary: Summary) -> str:
             f"- Model `{it.model}` in {it.precision}, trained values in float32. Adapted: {', '.join(it.targets)}, "
             f"{it.num_weights} weights of {it.num_target_parameters:,} entries.",
             f"- Each run: {it.steps} steps of {it.batch_size} × {it.sequence_length} tokens ({it.num_tokens:,}), "
-            f"AdamW, {it.schedule} schedule, no weight decay, gradients clipped to norm 1. Each domain: {it.num_validation} validation and "
+            f"AdamW, {it.schedule} schedule, no weight decay, gradients clipped to norm 1. "
+            f"Each domain: {it.num_validation} validation and "
             f"{it.num_test} test sequences that no run trains on.",
             f"- LoRA: PEFT, rank {it.lora_rank}, alpha {it.lora_alpha}, dropout {it.lora_dropout:g}. SHiRA: sparsity "
             f"{it.sparsity:.4%}, which gives the entries that LoRA has parameters; grad and snip rank by the gradient "
