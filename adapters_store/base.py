@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from adapters_store.adapter import Digest, Fingerprint, canonical_json, sha256_digest
+from adapters_store.adapter import TORCH_DTYPES, Digest, DTypeName, Fingerprint, canonical_json, sha256_digest
 from adapters_store.container import read_header
 from adapters_store.container.header import TensorSpan
 from adapters_store.container.limits import CHECKPOINT_LIMITS
@@ -35,6 +35,11 @@ class BaseWeight:
     name: str
     shape: tuple[int, ...]
     dtype: str
+
+    @property
+    def adaptable_dtype(self) -> DTypeName | None:
+        """The stored dtype if an adapter can touch the weight, else None."""
+        return next((name for name in TORCH_DTYPES if name == self.dtype), None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

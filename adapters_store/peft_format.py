@@ -220,12 +220,12 @@ def _reject_entry(check: str, name: str, expected: str, indices: Tensor, bad: Te
 
 
 def _adaptable(weight: BaseWeight) -> DTypeName:
-    for name in TORCH_DTYPES:
-        if weight.dtype == name:
-            return name
-    raise BaseMismatch(
-        "dtype", tensor=weight.name, expected=" or ".join(TORCH_DTYPES), got=f"{weight.dtype} in the base"
-    )
+    dtype = weight.adaptable_dtype
+    if dtype is None:
+        raise BaseMismatch(
+            "dtype", tensor=weight.name, expected=" or ".join(TORCH_DTYPES), got=f"{weight.dtype} in the base"
+        )
+    return dtype
 
 
 def _check_one_dtype(layers: list[_Layer]) -> None:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from adapters_store.adapter import TORCH_DTYPES, DTypeName
+from adapters_store.adapter import DTypeName
 from adapters_store.base import BaseDescription
 from adapters_store.errors import TrainingRefused
 from adapters_store.tools.checkpoint import stored_weights
@@ -61,7 +61,8 @@ class CheckpointPair:
 
 
 def _names_by_dtype(base: BaseDescription) -> dict[str, DTypeName]:
-    return {weight.name: dtype for weight in base.weights.values() for dtype in TORCH_DTYPES if weight.dtype == dtype}
+    found = {weight.name: weight.adaptable_dtype for weight in base.weights.values()}
+    return {name: dtype for name, dtype in found.items() if dtype is not None}
 
 
 def _tied_copies(dirs: tuple[Path, Path], described: tuple[BaseDescription, BaseDescription]) -> set[str]:

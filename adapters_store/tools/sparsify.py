@@ -83,9 +83,8 @@ def _largest(weight: BaseWeight, flat: Tensor, sparsity: float) -> _Row:
 
 
 def _adaptable(weight: BaseWeight) -> DTypeName:
-    for name in TORCH_DTYPES:
-        if weight.dtype == name:
-            return name
-    raise TrainingRefused(
-        "base", expected=f"{weight.name} in one of {', '.join(TORCH_DTYPES)}", got=f"{weight.dtype}, as it is stored"
-    )
+    dtype = weight.adaptable_dtype
+    if dtype is None:
+        expected = f"{weight.name} in one of {', '.join(TORCH_DTYPES)}"
+        raise TrainingRefused("base", expected=expected, got=f"{weight.dtype}, as it is stored")
+    return dtype

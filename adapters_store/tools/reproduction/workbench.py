@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from adapters_store.adapter import TORCH_DTYPES, Adapter, DTypeName, IndexSet, sha256_digest
-from adapters_store.base import BaseDescription, describe_checkpoint
+from adapters_store.base import BaseDescription, BaseWeight, describe_checkpoint
 from adapters_store.blend import Fusion
 from adapters_store.errors import TrainingRefused
 from adapters_store.format import Positions, pack_positions
@@ -85,7 +85,7 @@ class Workbench:
                 Positions(
                     name=weight.name,
                     shape=weight.shape,
-                    dtype=_adaptable(weight.dtype),
+                    dtype=_adaptable(weight),
                     flat=torch.arange(weight.shape[0] * weight.shape[1]),
                 )
                 for weight in weights
@@ -143,8 +143,8 @@ def _version(distribution: str) -> str | None:
         return None
 
 
-def _adaptable(dtype: str) -> DTypeName:
-    for name in TORCH_DTYPES:
-        if dtype == name:
-            return name
-    raise TrainingRefused("model", expected=f"weights of {', '.join(TORCH_DTYPES)}", got=dtype)
+def _adaptable(weight: BaseWeight) -> DTypeName:
+    dtype = weight.adaptable_dtype
+    if dtype is None:
+        raise TrainingRefused("model", expected=f"weights of {', '.join(TORCH_DTYPES)}", got=weight.dtype)
+    return dtype
