@@ -4,7 +4,6 @@
 # Takes a few minutes per adapter on two free cores. kjv and wordnet get the same mask, so they share one index set.
 set -eu
 
-python=.venv/bin/python
 shira=.venv/bin/shira
 out=${1:-examples}
 work=$(mktemp -d)

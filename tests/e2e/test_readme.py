@@ -78,8 +78,9 @@ def test_the_demo_tells_its_story_and_ends_with_0() -> None:
     )
     assert done.returncode == 0, done.stderr
     names = sorted(path.stem for path in (REPOSITORY / "examples").glob("*.safetensors"))
-    assert {"kjv", "python"} <= set(names)
+    assert names == ["kjv", "python", "wordnet"]
     titles = ["base", *names, "kjv + python", "base again"]
     assert re.findall(r"^── (.*) ──$", done.stdout, flags=re.M) == titles
     assert re.search(r"kjv ↔ python .*exchange", done.stdout)
+    assert re.search(r"kjv ↔ wordnet .*overwrite", done.stdout)
     assert "identical to the first one" in done.stdout
