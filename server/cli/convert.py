@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from server.cli.options import keep_loading_quiet
 from server.core.config import ServerConfig, env_name
 
 VALUES_DTYPE = click.Choice(["float32", "bfloat16", "float16"])
@@ -53,4 +54,5 @@ def resolved(model: str | None) -> Path:
 
     config = load_config({"model": model}, os.environ)
     configure_logging(config.log_format, config.log_level)
+    keep_loading_quiet()
     return resolve_model(config.model, config.models_path)
