@@ -85,7 +85,7 @@ class SparseDoraLinear(SparseLinear):
 
     With U = W0 + M ⊙ V and one ``magnitude`` m per output row, the weight at a position of the mask is
     m · U / ‖U‖ of its row, elsewhere W0: what is served is an ordinary sparse delta. m starts at ‖W0‖, so the delta
-    starts at 0; as in DoRA (section 4.3), no gradient flows through the norm.
+    starts at 0; as in DoRA (section 4.3), no gradient flows through the norm. A row that is zero all over never trains.
     """
 
     base_squares: Tensor

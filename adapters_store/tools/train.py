@@ -15,7 +15,16 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from adapters_store.adapter import TORCH_DTYPES, Adapter, Digest, Fingerprint, IndexSet, Version, build_adapter
+from adapters_store.adapter import (
+    TORCH_DTYPES,
+    Adapter,
+    Digest,
+    DTypeName,
+    Fingerprint,
+    IndexSet,
+    Version,
+    build_adapter,
+)
 from adapters_store.base import describe_checkpoint
 from adapters_store.errors import StorageFull, TrainingRefused
 from adapters_store.format import write_adapter
@@ -151,7 +160,7 @@ def train_adapter(
         num_trained = sparse.num_trained
         _check_space(options, num_trained)
         outcome = fit(model, examples, options, progress_dir=progress_dir)
-        values = _checked(sparse.delta().to(TORCH_DTYPES[options.values_dtype]))
+        values = _checked(sparse.delta(), options.values_dtype)
     adapter = build_adapter(base=base, index_set=index_set, values=values)
     return Trained(adapter=adapter, outcome=outcome, num_trained=num_trained)
 
@@ -198,9 +207,13 @@ def _check_space(options: TrainOptions, num_trained: int) -> None:
         raise StorageFull(f"training into {options.output.parent} needs {needed:,} bytes free, got {free:,}")
 
 
-def _checked(values: Tensor) -> Tensor:
-    if not torch.isfinite(values).all():
+def _checked(delta: Tensor, dtype: DTypeName) -> Tensor:
+    if not torch.isfinite(delta).all():
         raise _diverged("values that are not finite")
+    values = delta.to(TORCH_DTYPES[dtype])
+    if not torch.isfinite(values).all():
+        largest = float(delta.abs().max())
+        raise TrainingRefused("values_dtype", expected="a dtype that holds every value", got=f"{dtype} for {largest:g}")
     return values
 
 

@@ -173,6 +173,7 @@ def test_a_folder_without_safetensors_is_refused(options: TrainOptions, tmp_path
     [
         ({"learning_rate": 1e36}, "converges, got values that are not finite"),
         ({"learning_rate": 1e30, "max_steps": 1}, "converges, got a held-out loss of"),
+        ({"learning_rate": 1e5, "max_steps": 1, "values_dtype": "float16"}, "values_dtype: .* got float16 for 100000"),
     ],
 )
 def test_training_that_diverges_leaves_no_half_written_adapter_and_keeps_an_older_one(
