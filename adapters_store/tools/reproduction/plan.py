@@ -36,13 +36,13 @@ METHODS = (
     Method(name="wm", mask="wm", rate_of="wm", is_main=True),
     Method(name="rand", mask="rand", rate_of="rand", is_main=True),
     Method(name="snip", mask="snip", rate_of="snip", is_main=True),
-    Method(name="struct", mask="struct", rate_of="rand"),
+    Method(name="struct", mask="struct", rate_of="struct"),
     Method(name="grad", mask="grad", rate_of="snip"),
     Method(name="wm-disjoint", mask="wm", rate_of="wm", is_disjoint=True),
     Method(name="wm-dora", mask="wm", rate_of="wm", is_dora=True),
 )
 LORA = METHODS[0].name
-FIRST_RATES = dict.fromkeys(("wm", "rand", "snip"), (0.003, 0.01, 0.03)) | {"lora": (1e-3, 3e-3, 1e-2)}
+FIRST_RATES = dict.fromkeys(("wm", "rand", "snip", "struct"), (0.003, 0.01, 0.03)) | {"lora": (1e-3, 3e-3, 1e-2)}
 
 FUSION_ALPHAS = (0.3, 0.5, 0.7, 0.85, 1.0)
 
