@@ -8,8 +8,7 @@ from typing import Any
 
 import click
 
-from server.cli.options import keep_loading_quiet
-from server.core.config import ServerConfig, env_name
+from server.cli.options import keep_loading_quiet, model_option
 
 VALUES_DTYPE = click.Choice(["float32", "bfloat16", "float16"])
 
@@ -20,11 +19,7 @@ VALUES_DTYPE = click.Choice(["float32", "bfloat16", "float16"])
     "--output", "-o", type=click.Path(path_type=Path), required=True, help="File or, for peft, folder to write."
 )
 @click.option("--to", type=click.Choice(["native", "peft", "diffusers"]), default="native", show_default=True)
-@click.option(
-    "--base",
-    help="Model the adapter was made for: a directory, a hub id or the default's name.  "
-    f"[env: {env_name('model')}]  [default: {ServerConfig.model_fields['model'].default}]",
-)
+@model_option("Model the adapter was made for", flag="--base")
 @click.option(
     "--sparsity",
     type=click.FloatRange(0, 1, min_open=True),

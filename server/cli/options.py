@@ -15,11 +15,11 @@ from server.core.config import ServerConfig, env_name
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
 
-def model_option(what: str) -> Decorator:
-    """``--model``: the server's own setting, from the command line or the environment."""
+def model_option(what: str, *, flag: str = "--model") -> Decorator:
+    """The server's own setting, from the command line or the environment."""
     default = ServerConfig.model_fields["model"].default
     return click.option(
-        "--model",
+        flag,
         help=f"{what}: a directory, a hub id or the default's name.  [env: {env_name('model')}]  [default: {default}]",
     )
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from server.core.config import ServerConfig, env_name
+from server.cli.options import model_option
 
 DIR = click.Path(file_okay=False, path_type=Path)
 FULL = {"steps": 1000, "batch_size": 16, "sequence_length": 256, "num_validation": 32, "num_test": 64}
@@ -18,11 +18,7 @@ FULL = {"steps": 1000, "batch_size": 16, "sequence_length": 256, "num_validation
 @click.option("--data-dir", type=DIR, default=Path(".cache/reproduction/data"), show_default=True, help="The texts.")
 @click.option("--output", "output_dir", type=DIR, help="Cells and report.  [default: docs/reproduction]")
 @click.option("--work-dir", type=DIR, default=Path(".cache/reproduction"), show_default=True, help="Trained adapters.")
-@click.option(
-    "--model",
-    help="Base to train for: a directory, a hub id or the default's name.  "
-    f"[env: {env_name('model')}]  [default: {ServerConfig.model_fields['model'].default}]",
-)
+@model_option("Base to train for")
 @click.option("--method", "methods", multiple=True, help="Only this one; may be given more than once.")
 @click.option("--steps", type=click.IntRange(min=1), help="Optimiser steps of each run.  [default: 96]")
 @click.option("--batch-size", type=click.IntRange(min=1), help="Sequences per step.  [default: 2]")
