@@ -18,13 +18,32 @@ FinishReason = Literal["stop", "length"]
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sampling:
     """How the next token is drawn. ``temperature`` 0 is greedy; ``top_k`` 0 and ``top_p`` 1 cut nothing;
-    ``seed`` None draws a fresh one."""
+    ``seed`` None draws a fresh one. ``num_logprobs``: how many of the likeliest tokens are told beside each drawn one;
+    None tells nothing."""
 
     temperature: float = 0.0
     top_p: float = 1.0
     top_k: int = 0
     repetition_penalty: float = 1.0
     seed: int | None = None
+    num_logprobs: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LikelyToken:
+    """A token of the vocabulary with its natural-log probability before temperature, penalties and cuts."""
+
+    token: int
+    text: str
+    logprob: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TokenLogprob:
+    """The drawn token, and the likeliest ones in its place, likeliest first."""
+
+    drawn: LikelyToken
+    top: tuple[LikelyToken, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,6 +64,8 @@ class GenerationRequest:
 
     id: RequestId
     tenant: str
+    client: str  # who is served fairly against others: one per API key
+    weight: float  # this client's share against others
     prompt_tokens: tuple[int, ...]
     blend: Blend
     adapters: tuple[AppliedAdapter, ...]

@@ -2,22 +2,50 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal
 
-from server.core.requests import RequestId, Sampling
+from server.core.requests import Mode, RequestId, Sampling, TokenLogprob
+
+if TYPE_CHECKING:
+    from adapters_store.blend import Blend, BlendKey
 
 SwitchKind = Literal["none", "fuse", "restore", "exchange", "overwrite"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NewSequence:
-    """A prompt to run. ``prompt_tokens`` is never empty."""
+    """A prompt to run. ``prompt_tokens`` is never empty.
+
+    ``must_be_fused``: it may not reuse what was computed in mixed mode."""
 
     id: RequestId
+    tenant: str
+    blend: Blend
     prompt_tokens: tuple[int, ...]
     sampling: Sampling
     max_new_tokens: int
+    must_be_fused: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reused:
+    """What a sequence finds in the KV memory when it starts or resumes: the first ``num_tokens`` of it, of which some
+    were computed in mixed mode if ``mode`` says so. Never all of its tokens."""
+
+    num_tokens: int = 0
+    mode: Mode = "fused"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Work:
+    """A sequence's share of one step: its next ``num_tokens`` tokens without KV, at least one.
+
+    A step that covers the last of them samples a token."""
+
+    id: RequestId
+    num_tokens: int = 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,11 +56,22 @@ class StepToken:
     token: int
     is_eos: bool
     text: str
+    logprob: TokenLogprob | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Survey:
+    """What a blend whose bytes are on the host asks of a step. ``is_mixable``: rows of it can run beside others."""
+
+    num_entries: int
+    is_mixable: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SwitchReport:
-    """What a switch did and took. ``tier`` is where the blend's bytes were found (``device`` when already staged)."""
+    """What a switch did and took. ``tier`` is where the blend's bytes were found (``device`` when already staged).
+
+    ``failed``: the blends that cannot run beside the active one after all, and why."""
 
     kind: SwitchKind
     tier: Literal["device", "host"] = "device"
@@ -40,6 +79,7 @@ class SwitchReport:
     exchange_s: float = 0.0
     restore_s: float = 0.0
     total_s: float = 0.0
+    failed: Mapping[BlendKey, Exception] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,11 +6,11 @@ All methods are called on the engine thread unless said otherwise.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
-from server.core.requests import Mode, RequestId
-from server.core.steps import NewSequence, StepToken, SwitchReport, VerifyReport
+from server.core.requests import RequestId
+from server.core.steps import NewSequence, Reused, StepToken, Survey, SwitchReport, VerifyReport, Work
 
 if TYPE_CHECKING:
     from adapters_store.adapter import Fingerprint, Version
@@ -24,20 +24,25 @@ class Clock(Protocol):
 
 
 class Execution(Protocol):
-    """Makes blends active in the weights. One implementation per mode."""
-
-    mode: Mode
+    """Says what "this blend is active" means: one blend in the weights, others beside it."""
 
     @property
     def fingerprint(self) -> Fingerprint: ...
 
     @property
-    def active(self) -> Blend: ...
+    def active(self) -> Blend:
+        """What is in the weights."""
+        ...
 
-    def activate(self, blend: Blend) -> SwitchReport:
-        """After it returns the weights hold ``blend``; its bytes must be resident.
+    def survey(self, blend: Blend) -> Survey:
+        """What this blend asks of a step. Its bytes must be resident. Raises AdapterStoreError."""
+        ...
 
-        Raises SwitchFailed (the base is restored, the next call works) or an AdapterStoreError (this blend cannot be
+    def activate(self, blend: Blend, beside: Collection[Blend] = ()) -> SwitchReport:
+        """After it returns the weights hold ``blend``, and the runner can run rows of the blends in ``beside`` (mixable
+        ones, the base among them) in the same step, but for those that the report lists as failed. All must be resident.
+
+        Raises SwitchFailed (the base is restored, the next call works) or an AdapterStoreError (``blend`` cannot be
         made; the old blend or the base is in)."""
         ...
 
@@ -77,31 +82,34 @@ class Residency(Protocol):
 
 
 class Runner(Protocol):
-    """Executes steps of the model over whatever is in the weights. Owns the KV memory of its sequences.
-
-    Sequences prefilled under one ``blend_key`` are stepped only under it."""
+    """Executes steps of the model over whatever is in the weights and beside it. Owns the KV memory of its sequences."""
 
     @property
     def max_sequence_tokens(self) -> int:
         """Most tokens, prompt and new ones together, of a sequence that runs with nothing else live."""
         ...
 
-    def can_admit(self, new: Sequence[NewSequence]) -> bool:
-        """True if the KV memory takes all of these beside what is live."""
+    def fits(self, lengths: Sequence[int]) -> bool:
+        """True if the KV memory can hold sequences of these lengths (tokens), and nothing else, at once."""
         ...
 
-    def prefill(self, blend_key: BlendKey, sequences: Sequence[NewSequence]) -> list[StepToken]:
-        """Runs the prompts, keeps their KV, samples each first token."""
+    def begin(self, new: NewSequence) -> Reused:
+        """Takes a sequence in, or takes it up again after ``pause``; says how much of it has KV already."""
         ...
 
-    def decode(self, blend_key: BlendKey, ids: Sequence[RequestId]) -> list[StepToken]:
-        """One token for each of the named sequences, which are in the blend's group."""
+    def step(self, work: Sequence[Work]) -> list[StepToken]:
+        """One forward over all of it; each row under its own blend, which is in the weights or beside. One token for
+        each sequence that has KV for all its tokens afterwards, in any order."""
+        ...
+
+    def pause(self, ids: Collection[RequestId]) -> None:
+        """Frees the KV of these sequences and keeps everything else: they go on after ``begin``."""
         ...
 
     def finish_text(self, sequence_id: RequestId) -> str:
         """Text still held back by the incremental decoder at the end of a sequence."""
         ...
 
-    def drop(self, ids: Sequence[RequestId]) -> None:
-        """Frees the KV of these sequences. Unknown ids are ignored."""
+    def drop(self, ids: Collection[RequestId]) -> None:
+        """Forgets these sequences and frees their KV. Unknown ids are ignored."""
         ...
