@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from server.core.requests import Sampling
-from server.runners.sampling import Sampler
+from server.runners.sampling import FEW, Sampler, likeliest
 
 CPU = torch.device("cpu")
 LOGITS = torch.tensor([0.0, 3.0, 2.0, 1.0, -1.0])
@@ -34,6 +34,26 @@ def test_top_p_leaves_the_smallest_set_that_reaches_it() -> None:
     assert set(draws(Sampling(temperature=1.0, top_p=0.6, seed=0))) == {1}
     assert set(draws(Sampling(temperature=1.0, top_p=0.7, seed=0))) == {1, 2}
     assert set(draws(Sampling(temperature=1.0, top_p=1e-9, seed=0))) == {1}
+
+
+@pytest.mark.parametrize("top_p", [0.05, 0.9])
+def test_top_p_keeps_the_same_tokens_whether_few_or_many_reach_it(top_p: float) -> None:
+    logits = torch.randn(8 * FEW, generator=torch.Generator().manual_seed(0)) * 0.5
+    probabilities, order = logits.double().softmax(0).sort(descending=True)
+    kept = set(order[probabilities.cumsum(0) - probabilities < top_p].tolist())
+    assert (len(kept) > FEW) == (top_p > 0.5), "the case is not the one it should be"
+    sampler = Sampler(Sampling(temperature=1.0, top_p=top_p, seed=0), (0,), CPU)
+    assert {sampler.draw(logits) for _ in range(500)} <= kept
+
+
+def test_log_probabilities_are_those_of_the_softmax_likeliest_first() -> None:
+    drawn, top = likeliest(LOGITS, token=3, num_top=2)
+    expected = LOGITS.softmax(0).log()
+    assert drawn == pytest.approx(float(expected[3]))
+    assert [token for token, _ in top] == [1, 2]
+    assert [logprob for _, logprob in top] == pytest.approx([float(expected[1]), float(expected[2])])
+    assert likeliest(LOGITS, token=0, num_top=0)[1] == []
+    assert len(likeliest(LOGITS, token=0, num_top=20)[1]) == len(LOGITS)
 
 
 @pytest.mark.parametrize(
