@@ -68,9 +68,7 @@ class Bound:
     @cached_property
     def words_starts(self) -> tuple[int, ...]:
         """Byte offset of each weight's words, and the total at the end."""
-        counts = (entry.count for entry in self.index_set.table)
-        sizes = (_round_up(count * w.element_size()) for count, w in zip(counts, self.weights, strict=False))
-        return (0, *accumulate(sizes))
+        return words_starts([entry.count for entry in self.index_set.table[: self.num_weights]], self.weights)
 
     @property
     def words_bytes(self) -> int:
@@ -136,6 +134,12 @@ def bind(index_set: IndexSet, weights: Sequence[Tensor]) -> Bound:
     _check_index_tensors(index_set)
     _check_disjoint(index_set, weights)
     return Bound(index_set=index_set, weights=tuple(weight.detach().view(-1) for weight in weights))
+
+
+def words_starts(counts: Sequence[int], weights: Sequence[Tensor]) -> tuple[int, ...]:
+    """Byte offset of each weight's words in a words buffer that holds ``counts`` of them, and the total at the end."""
+    sizes = (_round_up(count * weight.element_size()) for count, weight in zip(counts, weights, strict=True))
+    return (0, *accumulate(sizes))
 
 
 def new_words(bound: Bound) -> Tensor:

@@ -27,7 +27,7 @@ class ReferenceKernels:
         words = new_words(bound)
         num_out_of_range = torch.zeros((), dtype=torch.int64, device=bound.device)
         for part in bound.parts():
-            current = part.flat_words[_positions(bound, part)].view(part.weight.dtype).float()  # (count,)
+            current = part.flat_words[entry_positions(bound, part)].view(part.weight.dtype).float()  # (count,)
             total = current + delta[part.entries]
             rounded = total.to(part.weight.dtype)
             num_out_of_range += (torch.isfinite(current) & ~torch.isfinite(rounded)).sum()
@@ -39,7 +39,7 @@ class ReferenceKernels:
     def exchange(self, bound: Bound, words: Tensor, displaced: Tensor, journal: Journal | None = None) -> None:
         check_exchange(bound, words, displaced)
         for num_before, part in enumerate(bound.parts()):
-            positions = _positions(bound, part)
+            positions = entry_positions(bound, part)
             part.words_of(displaced).copy_(part.flat_words[positions])
             if journal is not None:
                 journal.num_weights_displaced = num_before + 1
@@ -48,7 +48,7 @@ class ReferenceKernels:
     def overwrite(self, bound: Bound, words: Tensor) -> None:
         check_words(bound, "words", words)
         for part in bound.parts():
-            part.flat_words.scatter_(0, _positions(bound, part), part.words_of(words))
+            part.flat_words.scatter_(0, entry_positions(bound, part), part.words_of(words))
 
     def switch(
         self,
@@ -111,7 +111,7 @@ def _unsigned(indices: Tensor) -> Tensor:
     return indices.view(torch.int16).to(torch.int64) & 0xFFFF
 
 
-def _positions(bound: Bound, part: Part) -> Tensor:
+def entry_positions(bound: Bound, part: Part) -> Tensor:
     """int64 (count,): flat positions of a part's entries in its weight."""
     entry = part.entry
     counts = bound.index_set.offsets[entry.first_block : entry.end_block + 1].diff()

@@ -10,6 +10,8 @@ import torch
 
 from adapters_store.kernels.interface import Kernels
 from adapters_store.kernels.reference import ReferenceKernels
+from adapters_store.kernels.rows_interface import RowKernels
+from adapters_store.kernels.rows_reference import ReferenceRowKernels
 
 log = logging.getLogger(__name__)
 
@@ -35,6 +37,21 @@ def get_kernels(device: torch.device | str = "cpu", prefer: str | None = None) -
     from adapters_store.kernels.native import NativeKernels
 
     return NativeKernels(name)
+
+
+def get_row_kernels(device: torch.device | str = "cpu", prefer: str | None = None) -> RowKernels:
+    """As ``get_kernels``, for batches whose rows run with different blends."""
+    device_type = torch.device(device).type
+    available = available_row_kernels(device_type)
+    name = prefer or available[0]
+    if name not in available:
+        raise ValueError(f"row kernels: expected one of {', '.join(available)} on {device_type}, got {name!r}")
+    return ReferenceRowKernels()
+
+
+def available_row_kernels(device_type: str = "cpu") -> tuple[str, ...]:
+    """Names of the row kernels that can run on this kind of device, fastest first."""
+    return ("reference",)
 
 
 def available_kernels(device_type: str = "cpu") -> tuple[str, ...]:
