@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncGenerator
 from concurrent.futures import Future
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from server.core.errors import DeadlineExceeded, Draining, EngineDied, QueueFull
@@ -37,44 +38,47 @@ class EngineClient:
     def is_draining(self) -> bool:
         return self._is_draining
 
-    async def generate(self, request: GenerationRequest) -> AsyncGenerator[Event, None]:
-        """The request's events, a FinishEvent or FailEvent last. Closing the iterator early aborts the request.
+    async def generate(self, *requests: GenerationRequest) -> AsyncGenerator[tuple[int, Event], None]:
+        """The events of requests that are taken together or not at all, each with its request's place among them.
 
-        Raises QueueFull, Draining or EngineDied instead of a first event."""
+        Every request ends with a FinishEvent, or the first FailEvent ends them all. Closing the iterator early aborts
+        what has not ended. All have the same deadline. Raises QueueFull, Draining or EngineDied instead of a first
+        event."""
         loop = asyncio.get_running_loop()
-        events: asyncio.Queue[Event] = asyncio.Queue()  # holds at most one event per new token
+        events: asyncio.Queue[tuple[int, Event]] = asyncio.Queue()  # holds at most one event per new token
 
-        def sink(event: Event) -> None:
+        def sink(place: int, event: Event) -> None:
             with suppress(RuntimeError):  # the event loop has closed: nobody waits any more
-                loop.call_soon_threadsafe(events.put_nowait, event)
+                loop.call_soon_threadsafe(events.put_nowait, (place, event))
 
-        self._submit(Submit(request=request, sink=sink))
-        is_over = False
+        self._submit(Submit(requests=requests, sinks=tuple(partial(sink, place) for place in range(len(requests)))))
+        unended = set(range(len(requests)))
+        is_first = True
         try:
-            event = await self._next(events, request)
-            if isinstance(event, FailEvent) and isinstance(event.error, QueueFull | Draining):
-                is_over = True
-                raise event.error
-            while True:
-                is_over = not isinstance(event, TextEvent)
-                yield event
-                if is_over:
+            while unended:
+                place, event = await self._next(events, requests[0])
+                if not isinstance(event, TextEvent):
+                    unended.discard(place)
+                if isinstance(event, FailEvent) and isinstance(event.error, QueueFull | Draining) and is_first:
+                    raise event.error
+                is_first = False
+                yield place, event
+                if isinstance(event, FailEvent):
                     return
-                event = await self._next(events, request)
         finally:
-            if not is_over:
-                self._engine.post(Abort(request_id=request.id))
+            for place in unended:
+                self._engine.post(Abort(request_id=requests[place].id))
 
-    async def _next(self, events: asyncio.Queue[Event], request: GenerationRequest) -> Event:
+    async def _next(self, events: asyncio.Queue[tuple[int, Event]], first: GenerationRequest) -> tuple[int, Event]:
         """The next event, or the end at the deadline: inside a long step the engine cannot tell it in time."""
-        if request.deadline_s is None:
+        if first.deadline_s is None:
             return await events.get()
         try:
-            async with asyncio.timeout(max(0.0, request.deadline_s - self._clock.now())):
+            async with asyncio.timeout(max(0.0, first.deadline_s - self._clock.now())):
                 return await events.get()
         except TimeoutError:
-            self._engine.post(Abort(request_id=request.id))
-            return FailEvent(error=DeadlineExceeded(deadline_ms=request.deadline_ms))
+            self._engine.post(Abort(request_id=first.id))
+            return 0, FailEvent(error=DeadlineExceeded(deadline_ms=first.deadline_ms))
 
     async def verify(self) -> VerifyReport:
         done: Future[VerifyReport] = Future()

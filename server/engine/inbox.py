@@ -29,9 +29,9 @@ class Inbox:
             if self._is_closed:
                 return False
             if isinstance(command, Submit):
-                if self._num_submits >= self._max_submits:
+                if self._num_submits + len(command.requests) > self._max_submits:
                     return False
-                self._num_submits += 1
+                self._num_submits += len(command.requests)
             self._commands.append(command)
             self._changed.notify()
             return True

@@ -202,7 +202,8 @@ class EngineThread:
         for command in self._inbox.close():
             match command:
                 case Submit():
-                    command.sink(FailEvent(error=error))
+                    for sink in command.sinks:
+                        sink(FailEvent(error=error))
                 case Forget() | Verify() | Inspect() | Drain():
                     if command.done.set_running_or_notify_cancel():
                         command.done.set_exception(error)

@@ -10,7 +10,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from server.core.requests import FinishReason, GenerationRequest, Receipt, RequestId, Usage
+from server.core.requests import FinishReason, GenerationRequest, Receipt, RequestId, TokenLogprob, Usage
 from server.core.steps import VerifyReport
 
 if TYPE_CHECKING:
@@ -21,16 +21,22 @@ if TYPE_CHECKING:
 # Events: engine -> one request's client.
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TextEvent:
-    """Text that is final: no later token or stop string can take it back. Never empty."""
+    """Text that is final: no later token or stop string can take it back. Never empty.
+
+    ``logprobs``: of the tokens drawn since the last event, when they were asked for."""
 
     text: str
+    logprobs: tuple[TokenLogprob, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FinishEvent:
+    """``logprobs``: of the tokens drawn since the last event, when they were asked for."""
+
     finish_reason: FinishReason
     usage: Usage
     receipt: Receipt
+    logprobs: tuple[TokenLogprob, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,8 +53,12 @@ EventSink = Callable[[Event], None]  # called on the engine thread; must not blo
 # Commands: anyone -> engine.
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Submit:
-    request: GenerationRequest
-    sink: EventSink
+    """Requests of one prompt and one blend, at least one: all are taken or, if one cannot be, none.
+
+    ``sinks``: one for each, in their order."""
+
+    requests: tuple[GenerationRequest, ...]
+    sinks: tuple[EventSink, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -96,17 +96,18 @@ class Scheduler:
     def groups(self) -> list[Group]:
         return list(self._groups.values())
 
-    def refusal(self, new: NewSequence) -> ServerError | None:
-        """Why this request cannot be taken now; None if it can."""
+    def refusal(self, together: list[NewSequence]) -> ServerError | None:
+        """Why these requests cannot all be taken now; None if they can."""
         if self.is_draining:
             return Draining("the server is stopping")
-        if self.num_waiting >= self._limits.max_queue:
+        if self.num_waiting + len(together) > self._limits.max_queue:
             return QueueFull(limit=self._limits.max_queue, retry_after_s=self.retry_after_s())
-        if len(new.prompt_tokens) + new.max_new_tokens > self._max_sequence_tokens:
-            return RequestRejected(
-                f"{len(new.prompt_tokens)} prompt tokens and {new.max_new_tokens} new ones do not fit the KV "
-                f"memory: the setting kv_budget_bytes leaves one request room for {self._max_sequence_tokens} tokens"
-            )
+        for new in together:
+            if len(new.prompt_tokens) + new.max_new_tokens > self._max_sequence_tokens:
+                return RequestRejected(
+                    f"{len(new.prompt_tokens)} prompt tokens and {new.max_new_tokens} new ones do not fit the KV "
+                    f"memory: the setting kv_budget_bytes leaves one request room for {self._max_sequence_tokens} tokens"
+                )
         return None
 
     def retry_after_s(self) -> int:

@@ -42,13 +42,16 @@ class Stepper:
         self._telemetry = telemetry
 
     def submit(self, command: Submit) -> Group | None:
-        """Takes a request in or tells it why not. Returns its group if the group's bytes must be loaded first."""
-        sequence = Sequence(request=command.request, sink=command.sink)
-        refusal = self._scheduler.refusal(sequence.new)
+        """Takes requests in or tells them why not. Returns their group if the group's bytes must be loaded first."""
+        sequences = [
+            Sequence(request=request, sink=sink) for request, sink in zip(command.requests, command.sinks, strict=True)
+        ]
+        refusal = self._scheduler.refusal([sequence.new for sequence in sequences])
         if refusal is not None:
-            command.sink(FailEvent(error=refusal))
+            for sink in command.sinks:
+                sink(FailEvent(error=refusal))
             return None
-        to_load = self._scheduler.add(sequence)
+        to_load = [self._scheduler.add(sequence) for sequence in sequences][0]
         self._telemetry.queued(self._scheduler)
         return to_load
 

@@ -189,6 +189,8 @@ def make_request(
     return GenerationRequest(
         id=RequestId(f"r{next(_numbers)}"),
         tenant="default",
+        client="anonymous",
+        weight=1.0,
         prompt_tokens=(1,) * num_prompt_tokens,
         blend=blend,
         adapters=tuple(AppliedAdapter(name=v, version=v, scale=1.0) for v in blend.versions),
@@ -204,4 +206,4 @@ def make_request(
 
 def submit(request: GenerationRequest) -> tuple[Submit, Client]:
     client = Client()
-    return Submit(request=request, sink=client), client
+    return Submit(requests=(request,), sinks=(client,)), client

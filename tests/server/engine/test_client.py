@@ -54,7 +54,7 @@ def test_events_arrive_in_order_and_the_last_one_ends_the_iterator() -> None:
     house = House()
 
     async def story() -> None:
-        events = [event async for event in house.client.generate(make_request(A))]
+        events = [event async for _, event in house.client.generate(make_request(A))]
         assert [event.text for event in events if isinstance(event, TextEvent)] == ["a", "b", "c"]
         assert isinstance(events[-1], FinishEvent)
 
@@ -82,7 +82,7 @@ def test_a_deadline_is_kept_while_a_long_step_holds_the_engine_up() -> None:
 
     async def story() -> None:
         request = make_request(A, deadline_s=100.2)  # the fake clock stands at 100
-        events = [event async for event in house.client.generate(request)]
+        events = [event async for _, event in house.client.generate(request)]
         assert [type(event.error) for event in events if isinstance(event, FailEvent)] == [DeadlineExceeded]
         assert house.runner.gate is not None
         assert not house.runner.gate.is_set()
