@@ -1,0 +1,98 @@
+"""The operations of a decoder layer as a Protocol, and the small nouns that its methods speak in.
+
+All tensors of one call are contiguous, of one dtype and on one device. Every operation computes in float32 and rounds
+once at its end.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from torch import Tensor
+
+from server.runners.ops.ragged import Ragged
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LayerPages:
+    """The KV pages of one layer.
+
+    ``keys`` (num_pages, num_kv_heads, head_dim, 16): the positions of a page side by side, so that they are the lanes
+    of a score. ``values`` (num_pages, num_kv_heads, 16, value_dim): ``head_dim`` padded to whole vectors; what the
+    padding holds is never used."""
+
+    keys: Tensor
+    values: Tensor
+
+    @property
+    def num_heads(self) -> int:
+        return self.keys.shape[1]
+
+    @property
+    def head_dim(self) -> int:
+        return self.keys.shape[2]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RopeTable:
+    """Rotary embeddings of the first positions. ``turns`` float32 (num_positions, 2, head_dim / 2): cosines, sines."""
+
+    turns: Tensor
+
+    @property
+    def num_positions(self) -> int:
+        return self.turns.shape[0]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Norm:
+    """x / sqrt(mean(x²) + eps) · weight, over vectors as long as ``weight``."""
+
+    weight: Tensor
+    eps: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HeadNorms:
+    """Norms of each head of the queries and keys, before they turn. Weights (head_dim,)."""
+
+    query: Norm
+    key: Norm
+
+
+class Ops(Protocol):
+    """Row i of a result depends on row i and the pages of its sequence alone, never on what else is in the step."""
+
+    @property
+    def name(self) -> str: ...
+
+    def add_rms_norm_(self, x: Tensor, update: Tensor, norm: Norm) -> Tensor:
+        """Adds ``update`` to ``x``, both (rows, width), and returns the norm of the rounded sum."""
+        ...
+
+    def rope_and_store_(
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        *,
+        norms: HeadNorms | None,
+        rope: RopeTable,
+        ragged: Ragged,
+        pages: LayerPages,
+    ) -> None:
+        """Norms and turns the heads of ``q`` (rows, heads · head_dim) in place; norms and turns those of ``k`` and
+        stores them with ``v`` (rows, kv_heads · head_dim) in the pages of their sequences. The two halves of a head
+        turn against each other, as in Llama."""
+        ...
+
+    def attention(self, q: Tensor, *, scale: float, ragged: Ragged, pages: LayerPages) -> Tensor:
+        """softmax(scale · q Kᵀ) V of each row over its sequence up to its own position, which is stored already.
+
+        (rows, heads · head_dim); consecutive query heads share a kv head."""
+        ...
+
+    def swiglu(self, gate: Tensor, up: Tensor) -> Tensor:
+        """silu(gate) · up, with silu(g) = g / (1 + exp(−g))."""
+        ...
