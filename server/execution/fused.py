@@ -5,7 +5,7 @@ Every change is transactional: an exception anywhere leaves the base (or, where 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from time import perf_counter
 from typing import Any
 
@@ -14,7 +14,7 @@ import torch
 from adapters_store.adapter import Fingerprint, Version
 from adapters_store.blend import BASE, Blend
 from adapters_store.errors import AdapterStoreError
-from adapters_store.kernels import Journal, Kernels, rollback
+from adapters_store.kernels import Journal, Kernels, RowKernels, rollback
 from adapters_store.tiers.observer import TierObserver
 from server.core.errors import SwitchFailed
 from server.core.metrics import Metrics
@@ -38,12 +38,23 @@ class FusedExecution:
         *,
         device_budget_bytes: int,
         metrics: Metrics,
+        row_kernels: RowKernels | None = None,
+        mixable: Collection[str] = (),
         observer: TierObserver | None = None,
     ) -> None:
+        """``mixable``: names of the weights that ``row_kernels`` can give every row its own of, for mixed mode."""
         self._weights = weights
         self._kernels = kernels
         self._metrics = metrics
-        self._blends = StagedBlends(weights, kernels, source, budget_bytes=device_budget_bytes, observer=observer)
+        self.blends = StagedBlends(
+            weights,
+            kernels,
+            source,
+            budget_bytes=device_budget_bytes,
+            row_kernels=row_kernels,
+            mixable=mixable,
+            observer=observer,
+        )
         self._in: Staged | None = None  # what the weights hold, None for the base
         self._broken: str | None = None
 
@@ -54,6 +65,11 @@ class FusedExecution:
     @property
     def active(self) -> Blend:
         return self._in.blend if self._in else BASE
+
+    @property
+    def staged(self) -> Staged | None:
+        """The active blend as it was staged, held as long as it is active; None for the base."""
+        return self._in
 
     @property
     def broken(self) -> str | None:
@@ -81,7 +97,7 @@ class FusedExecution:
     def forget(self, version: Version) -> None:
         if version in self.active.versions:
             self.restore()
-        self._blends.forget(version)
+        self.blends.forget(version)
 
     def verify(self) -> Iterator[VerifyReport | None]:
         for report in audit(self._weights, lambda: self._in.support if self._in else None):
@@ -96,11 +112,21 @@ class FusedExecution:
             "kernels": self._kernels.name,
             "active": {"blend_key": self.active.key, "members": members, "fusion": self.active.fusion.method},
             "broken": self._broken,
-            **self._blends.describe(),
+            **self.blends.describe(),
         }
 
+    def stage_and_hold(self, blend: Blend) -> Staged:
+        """A blend that is not staged, held until ``blends.let_go``; the base is in afterwards, over which its words
+        are computed. Raises as ``activate``."""
+        if self._in:
+            self.restore()
+        started = perf_counter()
+        staged = self._stage(blend)
+        self._metrics.switch_seconds.labels("stage", "host").observe(perf_counter() - started)
+        return staged
+
     def _bring_in(self, blend: Blend, started: float) -> SwitchReport:
-        staged = self._blends.hold(blend)
+        staged = self.blends.hold(blend)
         if staged is not None:
             kind, exchange_s = self._exchange(staged)
             return SwitchReport(kind=kind, exchange_s=exchange_s, total_s=perf_counter() - started)
@@ -120,7 +146,7 @@ class FusedExecution:
 
     def _stage(self, blend: Blend) -> Staged:
         try:
-            return self._blends.stage_and_hold(blend)
+            return self.blends.stage_and_hold(blend)
         except AdapterStoreError:
             raise
         except Exception as error:
@@ -136,11 +162,11 @@ class FusedExecution:
             self._settle()
         except Exception as error:
             self._roll_back(out, into, journal)
-            self._blends.let_go(into)
+            self.blends.let_go(into)
             raise SwitchFailed(f"switching to {into.blend.key} failed, the base was restored: {error}") from error
         self._in = into
         if out:
-            self._blends.let_go(out)
+            self.blends.let_go(out)
         return kind, perf_counter() - started
 
     def _write(self, out: Staged | None, into: Staged, journal: Journal) -> SwitchKind:
@@ -172,7 +198,7 @@ class FusedExecution:
             self._roll_back(out, None, Journal())
             raise SwitchFailed(f"restoring the base failed at first, it is in now: {error}") from error
         self._in = None
-        self._blends.let_go(out)
+        self.blends.let_go(out)
         restore_s = perf_counter() - started
         return SwitchReport(kind="restore", restore_s=restore_s, total_s=restore_s)
 
@@ -189,7 +215,7 @@ class FusedExecution:
             raise SwitchFailed(self._broken) from error
         self._in = None
         if out is not None:
-            self._blends.let_go(out)
+            self.blends.let_go(out)
 
     def _settle(self) -> None:
         """Waits for the device, so that a failure shows here and times are true."""

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Protocol, cast
 
 from torch import Tensor
 
-from adapters_store.adapter import Adapter, IndexSet, Version
+from adapters_store.adapter import Adapter, IndexSet, Version, WeightTable
 from adapters_store.blend import Blend, BlendKey
 from adapters_store.errors import BlendRejected, BudgetExceeded
 from adapters_store.fusion import fuse
-from adapters_store.kernels import Bound, Kernels, bind, new_words
+from adapters_store.kernels import Bound, Kernels, RowKernels, RowLayout, RowTargets, bind, new_words
 from adapters_store.tiers.lru import ByteBudgetCache
 from adapters_store.tiers.observer import SilentObserver, TierObserver
+from server.core.steps import Survey
 from server.execution.weights import BaseWeights
 
 
@@ -37,10 +38,11 @@ class Support:
     index_set: IndexSet  # on the weights' device
     bound: Bound
     displaced: Tensor
+    rows: RowLayout | None  # None where rows of these blends cannot run beside others
 
     @property
     def num_bytes(self) -> int:
-        return self.index_set.num_bytes + self.displaced.nbytes
+        return self.index_set.num_bytes + self.displaced.nbytes + (self.rows.num_bytes if self.rows else 0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -50,6 +52,14 @@ class Staged:
     blend: Blend
     support: Support
     words: Tensor
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Held:
+    """Targets that stay valid until they are let go. ``key`` is None where they are a staged blend's own words."""
+
+    targets: RowTargets
+    key: str | None = None
 
 
 class StagedBlends:
@@ -62,14 +72,19 @@ class StagedBlends:
         source: AdapterSource,
         *,
         budget_bytes: int,
+        row_kernels: RowKernels | None = None,
+        mixable: Collection[str] = (),
         observer: TierObserver | None = None,
     ) -> None:
+        """``mixable``: the weights that ``row_kernels`` can give every row its own of."""
         self._weights = weights
         self._kernels = kernels
         self._source = source
+        self._row_kernels = row_kernels
+        self._mixable = frozenset(mixable)
         self._observer = observer or SilentObserver()
         self._blends: dict[BlendKey, Blend] = {}
-        self._cache: ByteBudgetCache[str, Staged | Support] = ByteBudgetCache(
+        self._cache: ByteBudgetCache[str, Staged | Support | RowTargets] = ByteBudgetCache(
             budget_bytes, what="staged blend", on_evict=self._left
         )
 
@@ -109,12 +124,42 @@ class StagedBlends:
         self._report()
         return staged
 
+    def survey(self, blend: Blend) -> Survey:
+        """Most entries that the blend can have, and whether rows of it can run beside others."""
+        with self._adapters(blend) as members:
+            tables = [adapter.index_set.table for adapter, _ in members]
+            return Survey(
+                num_entries=sum(adapter.index_set.num_entries for adapter, _ in members),
+                is_mixable=all(self._is_mixable(table) for table in tables),
+            )
+
+    def hold_targets(self, staged: Staged | None, dominant: Staged | None) -> Held:
+        """What rows of ``staged`` (None: the base) run with beside ``dominant`` in the weights. Both must be held, and
+        one of them given. Raises BlendRejected where that is not possible, BudgetExceeded."""
+        if staged is not None and (dominant is None or staged.support is dominant.support):
+            return Held(targets=_targets(staged.support, staged.words))
+        if dominant is None:
+            raise AssertionError("the base runs beside a blend, never beside itself")
+        displaced = _targets(dominant.support, dominant.support.displaced)
+        if staged is None:
+            return Held(targets=displaced)
+        key = f"{staged.blend.key} beside {dominant.blend.key}"
+        targets = cast("RowTargets | None", self._cache.acquire(key))
+        if targets is None:
+            targets = self._rows().relative(_targets(staged.support, staged.words), displaced)
+            self._insert(key, targets, targets.layout.num_bytes + targets.words.nbytes)
+        return Held(targets=targets, key=key)
+
+    def let_go_targets(self, held: Held) -> None:
+        if held.key is not None:
+            self._cache.release(held.key)
+
     def forget(self, version: Version) -> None:
         """Drops every staged blend that contains ``version``, and the supports that nothing else uses."""
         for key, blend in list(self._blends.items()):
             if version in blend.versions:
                 self._cache.drop_when_unheld(key)
-        self._drop_idle_supports()
+        self._drop_all_but_blends()
         self._report()
 
     def describe(self) -> dict[str, object]:
@@ -156,11 +201,20 @@ class StagedBlends:
         support = cast("Support | None", self._cache.acquire(key))
         if support is None:
             bound = bind(index_set, self._weights.resolve(index_set.table))
-            support = Support(index_set=index_set, bound=bound, displaced=new_words(bound))
+            rows = self._rows().layout(bound) if self._is_mixable(index_set.table) else None
+            support = Support(index_set=index_set, bound=bound, displaced=new_words(bound), rows=rows)
             self._insert(key, support, support.num_bytes)
         return support
 
-    def _insert(self, key: str, value: Staged | Support, num_bytes: int) -> None:
+    def _is_mixable(self, table: WeightTable) -> bool:
+        return all(entry.name in self._mixable for entry in table)
+
+    def _rows(self) -> RowKernels:
+        if self._row_kernels is None:
+            raise AssertionError("weights are mixable, but there are no kernels for it")
+        return self._row_kernels
+
+    def _insert(self, key: str, value: Staged | Support | RowTargets, num_bytes: int) -> None:
         """Inserts held. Supports cannot be evicted while a staged blend uses them, so idle blends leave first."""
         while True:
             try:
@@ -173,25 +227,32 @@ class StagedBlends:
                     raise
                 self._cache.evict(victim)
 
-    def _left(self, key: str, value: Staged | Support) -> None:
+    def _left(self, key: str, value: Staged | Support | RowTargets) -> None:
         if isinstance(value, Staged):
             self._blends.pop(value.blend.key, None)
             self._cache.release(_support_key(value.support.index_set))
             self._observer.evicted("device", 1)
 
-    def _drop_idle_supports(self) -> None:
+    def _drop_all_but_blends(self) -> None:
+        """Supports that no blend uses, and targets that no row runs with."""
         for key in self._cache.keys():  # noqa: SIM118
             if key not in self._blends:
                 self._cache.evict(key)
 
     def _report(self) -> None:
-        num_supports = len(self._cache.keys()) - len(self._blends)
+        num_supports = sum(isinstance(value, Support) for _, value in self._cache.items())
         self._observer.held(
             "device",
             num_adapters=len(self._blends),
             num_index_sets=num_supports,
             num_bytes=self._cache.counts().num_bytes,
         )
+
+
+def _targets(support: Support, words: Tensor) -> RowTargets:
+    if support.rows is None:
+        raise BlendRejected("a blend that touches more than linear weights cannot run beside others")
+    return RowTargets(layout=support.rows, words=words)
 
 
 def _support_key(index_set: IndexSet) -> str:

@@ -64,9 +64,9 @@ class Batch:
         """(rows,) tokens without padding; the position of each row's next token."""
         return self.mask.sum(dim=1)
 
-    def grow(self) -> None:
-        """Room in the mask for one more token of every row."""
-        self.mask = torch.cat([self.mask, self.mask.new_ones(len(self.ids), 1)], dim=1)
+    def grow(self, num_tokens: int) -> None:
+        """Room in the mask for more tokens of every row."""
+        self.mask = torch.cat([self.mask, self.mask.new_ones(len(self.ids), num_tokens)], dim=1)
 
 
 def can_share_a_batch(config: Any) -> bool:

@@ -25,7 +25,16 @@ from adapters_store.adapter import (
 from adapters_store.base import BaseDescription, BaseWeight
 from adapters_store.blend import Blend, BlendMember
 from adapters_store.errors import AdapterUnavailable
-from adapters_store.kernels import Bound, IndexFault, Journal, Kernels, Staging, UnionMember, get_kernels
+from adapters_store.kernels import (
+    Bound,
+    IndexFault,
+    Journal,
+    Kernels,
+    Staging,
+    UnionMember,
+    get_kernels,
+    get_row_kernels,
+)
 from server.core.metrics import Metrics
 from server.execution.fused import FusedExecution
 from server.execution.weights import BaseWeights
@@ -196,6 +205,8 @@ class World:
             self.shelf,
             device_budget_bytes=self.budget_bytes,
             metrics=self.metrics,
+            row_kernels=get_row_kernels("cpu"),
+            mixable=("a.weight", "b.weight"),
         )
 
     def blend(self, *adapters: Adapter, scale: float = 1.0) -> Blend:

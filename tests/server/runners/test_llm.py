@@ -1,57 +1,38 @@
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import random
 
 import pytest
 import torch
 
-from adapters_store.blend import BlendKey
+from adapters_store.blend import BASE, Blend
 from server.core.requests import RequestId, Sampling
-from server.core.steps import NewSequence, StepToken
-from server.runners.llm import LlmRunner
+from server.core.steps import StepToken
 from server.runners.loading import LoadedModel
 from server.runners.text import TextCodec
 from tests.server.runners.conftest import Load
+from tests.server.runners.rig import BackendName, Rig
 from tests.server.runners.tiny_model import Architecture
 
-BASE, OTHER = BlendKey("base"), BlendKey("other")
 PROMPTS = ["the quick", "a rose is a rose 🌹 is", "in", "over the lazy dog the word was naïve", "jumps"]
-ARCHITECTURES: list[Architecture] = ["llama", "qwen2", "mistral-sliding", "gpt-neox"]
+CASES: list[tuple[Architecture, BackendName]] = [
+    ("llama", "paged"),
+    ("llama", "rows"),
+    ("qwen2", "paged"),
+    ("qwen2", "rows"),
+    ("mistral-sliding", "rows"),
+    ("gpt-neox", "rows"),
+]
+every_case = pytest.mark.parametrize(("architecture", "backend"), CASES)
+every_backend = pytest.mark.parametrize("backend", ["paged", "rows"])
 
 
-class Rig:
-    """A runner, and what its sequences have answered so far."""
-
-    def __init__(self, loaded: LoadedModel, *, kv_budget_bytes: int = 1 << 24) -> None:
-        self.codec = TextCodec(loaded.tokenizer)
-        self.runner = LlmRunner(loaded, self.codec, kv_budget_bytes=kv_budget_bytes)
-        self.tokens: dict[RequestId, list[int]] = {}
-        self.text: dict[RequestId, str] = {}
-
-    def new(self, name: str, prompt: str, sampling: Sampling | None = None) -> NewSequence:
-        tokens = self.codec.encode(prompt)
-        return NewSequence(id=RequestId(name), prompt_tokens=tokens, sampling=sampling or Sampling(), max_new_tokens=40)
-
-    def prefill(self, *sequences: NewSequence, key: BlendKey = BASE) -> None:
-        self._take(self.runner.prefill(key, sequences))
-
-    def decode(self, *names: str, key: BlendKey = BASE, steps: int = 1) -> None:
-        for _ in range(steps):
-            self._take(self.runner.decode(key, [RequestId(name) for name in names]))
-
-    def answer(self, name: str) -> list[int]:
-        return self.tokens[RequestId(name)]
-
-    def _take(self, tokens: Iterable[StepToken]) -> None:
-        for token in tokens:
-            self.tokens.setdefault(token.id, []).append(token.token)
-            self.text[token.id] = self.text.get(token.id, "") + token.text
-
-
-def alone(loaded: LoadedModel, prompt: str, num_tokens: int, sampling: Sampling | None = None) -> list[int]:
-    rig = Rig(loaded)
-    rig.prefill(rig.new("x", prompt, sampling))
-    rig.decode("x", steps=num_tokens - 1)
+def alone(
+    loaded: LoadedModel, backend: BackendName, prompt: str, num_tokens: int, sampling: Sampling | None = None
+) -> list[int]:
+    rig = Rig(loaded, backend)
+    rig.begin("x", prompt, sampling=sampling)
+    rig.run("x", steps=num_tokens)
     return rig.answer("x")
 
 
@@ -69,35 +50,73 @@ def generated(loaded: LoadedModel, prompt: str, num_tokens: int) -> list[int]:
     return list(output[0, tokens.shape[1] :].tolist())
 
 
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_greedy_tokens_are_those_of_transformers(load: Load, architecture: Architecture) -> None:
+@every_case
+def test_greedy_tokens_are_those_of_transformers(load: Load, architecture: Architecture, backend: BackendName) -> None:
     loaded = load(architecture)
     for prompt in PROMPTS[:3]:
-        assert alone(loaded, prompt, 16) == generated(loaded, prompt, 16)
+        assert alone(loaded, backend, prompt, 40) == generated(loaded, prompt, 40)
 
 
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_a_row_of_a_batch_answers_as_the_same_request_alone(load: Load, architecture: Architecture) -> None:
-    """Rows come and go at every step; prompts differ in length."""
+@every_case
+def test_a_row_of_a_batch_answers_as_the_same_request_alone(
+    load: Load, architecture: Architecture, backend: BackendName
+) -> None:
+    """Rows come, rest, pause and leave; prompts differ in length and come in chunks."""
     loaded = load(architecture)
-    rig = Rig(loaded)
-    sequences = {str(i): rig.new(str(i), prompt) for i, prompt in enumerate(PROMPTS)}
-    rig.prefill(sequences["0"], sequences["1"])
-    rig.decode("0", "1", steps=3)
-    rig.prefill(sequences["2"], sequences["3"])
-    rig.decode("0", "1", "2", "3", steps=4)
+    rig = Rig(loaded, backend)
+    for name in "01":
+        rig.begin(name, PROMPTS[int(name)])
+    rig.run("01", steps=4)
+    for name in "23":
+        rig.begin(name, PROMPTS[int(name)])
+    for _ in range(6):
+        rig.step("0123", chunk=3)
     rig.runner.drop([RequestId("3"), RequestId("1")])  # the longest leave
-    rig.decode("0", "2", steps=2)
-    rig.prefill(sequences["4"])
-    rig.decode("4", steps=3)  # some rows rest
-    rig.decode("2", "0", "4", steps=70)  # past the room that was made at first
+    rig.run("02", steps=2)
+    rig.begin("4", PROMPTS[4])
+    rig.run("4", steps=4)  # some rows rest
+    rig.pause("2", "4")
+    rig.run("0", steps=2)
+    rig.go_on("2")
+    rig.go_on("4")
+    rig.run("204", steps=70)  # past the room that was made at first
+    assert len(rig.answer("0")) > 80
     for name, answer in rig.tokens.items():
-        assert answer == alone(loaded, PROMPTS[int(name)], len(answer)), name
+        assert answer == alone(loaded, backend, PROMPTS[int(name)], len(answer)), name
 
 
-def test_sampled_rows_answer_as_alone_too(load: Load) -> None:
+@every_case
+def test_a_row_of_a_mixed_batch_answers_as_the_same_request_alone_fused(
+    load: Load, architecture: Architecture, backend: BackendName
+) -> None:
+    """Base, single adapters and pairs beside one another, over whatever is in the weights, in fp32: exactly."""
+    loaded = load(architecture)
+    rig = Rig(loaded, backend)
+    blends = [BASE, rig.blend(1), rig.blend(2, scale=0.5), rig.blend(1, 2), BASE]
+    for i, prompt in enumerate(PROMPTS):
+        rig.begin(str(i), prompt, blends[i])
+    draw = random.Random(0)
+    for _ in range(40):
+        names = draw.sample("01234", draw.randint(1, 5))
+        rig.step(names, chunk=draw.randint(1, 20), active=draw.choice(blends))
+    rig.execution.restore()
+    for i, prompt in enumerate(PROMPTS):
+        answer = rig.answer(str(i))
+        assert answer == fused_alone(rig, backend, prompt, blends[i], len(answer)), i
+
+
+def fused_alone(rig: Rig, backend: BackendName, prompt: str, blend: Blend, num_tokens: int) -> list[int]:
+    other = Rig(rig.loaded, backend, shelf=rig.shelf)
+    other.begin("x", prompt, blend)
+    other.run("x", steps=num_tokens, active=blend)
+    other.execution.restore()
+    return other.answer("x")
+
+
+@every_backend
+def test_sampled_rows_answer_as_alone_too(load: Load, backend: BackendName) -> None:
     loaded = load("llama")
-    rig = Rig(loaded)
+    rig = Rig(loaded, backend)
     wishes = [
         Sampling(temperature=0.8, seed=1),
         Sampling(temperature=1.5, top_p=0.9, seed=2),
@@ -106,29 +125,24 @@ def test_sampled_rows_answer_as_alone_too(load: Load) -> None:
         Sampling(),
     ]
     pairs = list(zip(PROMPTS, wishes, strict=True))
-    rig.prefill(*(rig.new(str(i), prompt, sampling) for i, (prompt, sampling) in enumerate(pairs)))
-    rig.decode(*"01234", steps=11)
     for i, (prompt, sampling) in enumerate(pairs):
-        assert rig.answer(str(i)) == alone(loaded, prompt, 12, sampling)
+        rig.begin(str(i), prompt, sampling=sampling)
+    rig.run("01234", steps=6)
+    rig.pause(*"0123")  # what was drawn and seen so far is kept
+    for name in "0123":
+        rig.go_on(name)
+    rig.run("01234", steps=6)
+    for i, (prompt, sampling) in enumerate(pairs):
+        assert rig.answer(str(i)) == alone(loaded, backend, prompt, 12, sampling)
 
 
-def test_groups_of_two_blends_do_not_mix(load: Load) -> None:
-    loaded = load("llama")
-    rig = Rig(loaded)
-    rig.prefill(rig.new("a", PROMPTS[0]))
-    rig.prefill(rig.new("b", PROMPTS[1]), key=OTHER)
-    for _ in range(5):
-        rig.decode("a")
-        rig.decode("b", key=OTHER)
-    assert rig.answer("a") == alone(loaded, PROMPTS[0], 6)
-    assert rig.answer("b") == alone(loaded, PROMPTS[1], 6)
-
-
-def test_streamed_text_is_the_decode_of_all_tokens(load: Load) -> None:
-    rig = Rig(load("llama"))
+@every_backend
+def test_streamed_text_is_the_decode_of_all_tokens(load: Load, backend: BackendName) -> None:
+    rig = Rig(load("llama"), backend)
     names = [str(seed) for seed in range(8)]
-    rig.prefill(*(rig.new(name, "a rose", Sampling(temperature=2.0, seed=int(name))) for name in names))
-    rig.decode(*names, steps=30)
+    for name in names:
+        rig.begin(name, "a rose", sampling=Sampling(temperature=2.0, seed=int(name)))
+    rig.run(names, steps=31)
     for name in names:
         text = rig.text[RequestId(name)] + rig.runner.finish_text(RequestId(name))
         assert text == rig.codec.decode(rig.answer(name))
@@ -137,27 +151,42 @@ def test_streamed_text_is_the_decode_of_all_tokens(load: Load) -> None:
 def test_the_end_of_text_is_marked_and_shows_nothing(load: Load) -> None:
     loaded = load("llama")
     rig = Rig(loaded)
-    seen: Sequence[StepToken] = rig.runner.prefill(BASE, [rig.new("a", PROMPTS[0], Sampling(temperature=50.0, seed=1))])
-    found = list(seen)
-    for _ in range(3000):
-        found += rig.runner.decode(BASE, [RequestId("a")])
-        if found[-1].is_eos:
-            break
+    rig.begin("a", PROMPTS[0], sampling=Sampling(temperature=50.0, seed=1))
+    found: list[StepToken] = []
+    while not (found and found[-1].is_eos):
+        found += rig.step("a")
+        assert len(found) < 3000
     ends = [token for token in found if token.token in loaded.eos_tokens]
     assert ends
     assert all(token.is_eos and token.text == "" for token in ends)
 
 
-def test_memory_bounds_what_is_admitted(load: Load) -> None:
+@every_backend
+def test_log_probabilities_are_those_of_the_models_own_forward(load: Load, backend: BackendName) -> None:
     loaded = load("llama")
+    rig = Rig(loaded, backend)
+    rig.begin("a", PROMPTS[0], sampling=Sampling(num_logprobs=3))
+    rig.begin("b", PROMPTS[1])
+    prompt = rig.codec.encode(PROMPTS[0])
+    for _ in range(4):
+        tokens = torch.tensor([[*prompt, *rig.answer("a")]])
+        expected = loaded.model(tokens).logits[0, -1].log_softmax(0)
+        found = {token.id: token for token in rig.step("ab")}
+        told = found[RequestId("a")].logprob
+        assert told is not None
+        assert found[RequestId("b")].logprob is None
+        assert told.drawn.token == found[RequestId("a")].token
+        assert told.drawn.text == rig.codec.decode([told.drawn.token])
+        assert told.drawn.logprob == pytest.approx(float(expected[told.drawn.token]), abs=1e-4)
+        assert [each.token for each in told.top] == expected.topk(3).indices.tolist()
+
+
+def test_padded_rows_are_counted_as_long_as_the_longest_with_room_to_grow(load: Load) -> None:
     bytes_per_token = 2 * 2 * 2 * 8 * 4  # layers, keys and values, KV heads, head size, fp32
-    rig = Rig(loaded, kv_budget_bytes=400 * bytes_per_token)
-    new = rig.new("a", "in")
-    most = len(new.prompt_tokens) + 40 + 64
-    assert rig.runner.max_sequence_tokens == 400 - 64
-    assert rig.runner.can_admit([new] * (400 // most))
-    assert not rig.runner.can_admit([new] * (400 // most + 1))
-    rig.prefill(new)
-    assert not rig.runner.can_admit([new] * (400 // most))
-    rig.runner.drop([new.id, RequestId("unknown")])
-    assert rig.runner.can_admit([new] * (400 // most))
+    runner = Rig(load("llama"), kv_budget_bytes=400 * bytes_per_token).runner
+    assert runner.max_sequence_tokens == 400 - 64
+    assert runner.fits([336])
+    assert not runner.fits([337])
+    assert runner.fits([36, 1, 1, 36])
+    assert not runner.fits([37, 1, 1, 1])
+    assert runner.fits([])
