@@ -61,6 +61,39 @@ def test_events_arrive_in_order_and_the_last_one_ends_the_iterator() -> None:
     house.run(story())
 
 
+def test_requests_asked_together_each_get_their_own_events_and_end() -> None:
+    house = House()
+
+    async def story() -> None:
+        events = [event async for event in house.client.generate(*[make_request(A) for _ in range(3)])]
+        for place in range(3):
+            own = [event for at, event in events if at == place]
+            assert [event.text for event in own if isinstance(event, TextEvent)] == ["a", "b", "c"]
+            assert isinstance(own[-1], FinishEvent)
+
+    house.run(story())
+
+
+def test_requests_asked_together_are_all_taken_or_none() -> None:
+    house = House(max_queue=3)
+    house.runner.gate = Flag()
+
+    async def story() -> None:
+        assert house.runner.gate is not None
+        with pytest.raises(QueueFull):
+            await anext(house.client.generate(*[make_request(A) for _ in range(4)]))
+        ask = house.client.generate(*[make_request(A) for _ in range(3)])
+        first = asyncio.ensure_future(anext(ask))
+        house.runner.gate.set()
+        await first
+        await ask.aclose()
+        await house.client.inspect()  # handled after the aborts
+        assert house.runner.live == {}
+        assert house.residency.held == []
+
+    house.run(story())
+
+
 def test_closing_the_iterator_aborts_the_request() -> None:
     house = House()
     house.runner.script = "x" * 100_000
