@@ -113,3 +113,7 @@ class Runner(Protocol):
     def drop(self, ids: Collection[RequestId]) -> None:
         """Forgets these sequences and frees their KV. Unknown ids are ignored."""
         ...
+
+    def describe(self) -> dict[str, Any]:
+        """The KV memory, as plain JSON values."""
+        ...

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from itertools import groupby
-from typing import Protocol
+from typing import Any, Protocol
 
 from torch import Tensor
 
@@ -66,6 +66,10 @@ class Backend(Protocol):
 
     def forward(self, spans: Sequence[Span]) -> Tensor:
         """Runs all of it; float32 (spans that sample, vocabulary), in the order of the spans."""
+        ...
+
+    def describe(self) -> dict[str, Any]:
+        """The KV memory, as plain JSON values."""
         ...
 
     def release(self, ids: Collection[RequestId]) -> None:

@@ -22,9 +22,14 @@ def linears_of_every_token(model: nn.Module, run: Callable[[], int]) -> list[nn.
     def see(module: nn.Linear, args: tuple[Tensor], _: Tensor) -> None:
         seen.setdefault(module, []).append(args[0].numel() // module.in_features)
 
-    with _hooked([module for module in model.modules() if type(module) is nn.Linear], see):
+    with _hooked(linears_in(model), see):
         num_tokens = run()
-    return [module for module, rows in seen.items() if rows == [num_tokens] and module.in_features <= MAX_IN_FEATURES]
+    return [module for module, rows in seen.items() if rows == [num_tokens]]
+
+
+def linears_in(module: nn.Module) -> list[nn.Linear]:
+    """Those whose rows can be corrected."""
+    return [each for each in module.modules() if type(each) is nn.Linear and each.in_features <= MAX_IN_FEATURES]
 
 
 def names_of(model: nn.Module, linears: Collection[nn.Linear]) -> frozenset[str]:

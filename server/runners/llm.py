@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -97,6 +97,9 @@ class LlmRunner:
         self._backend.release(ids)
         for request in ids:
             self._live.pop(request, None)
+
+    def describe(self) -> dict[str, Any]:
+        return self._backend.describe()
 
     def _span(self, item: Work) -> Span:
         live = self._live[item.id]

@@ -64,6 +64,10 @@ class RowsBackend:
                 logits[span.id] = self._extend(span)
         return torch.stack([logits[span.id] for span in spans if span.samples]) if logits else torch.empty(0)
 
+    def describe(self) -> dict[str, Any]:
+        num_tokens = sum(batch.mask.numel() for batch in self._batches)
+        return {"kind": "rows", "num_tokens": self._kv_budget_tokens, "num_used_tokens": num_tokens}
+
     def release(self, ids: Collection[RequestId]) -> None:
         gone = set(ids)
         if any(gone.intersection(batch.ids) for batch in self._batches):
