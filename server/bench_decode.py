@@ -11,14 +11,11 @@ from time import perf_counter
 from adapters_store.adapter import Adapter, Version
 from adapters_store.blend import BASE, Blend, BlendMember
 from adapters_store.format import read_adapter
-from adapters_store.kernels import get_kernels
-from server.core.metrics import Metrics
 from server.core.requests import RequestId, Sampling
-from server.core.steps import NewSequence
-from server.execution.fused import FusedExecution
+from server.core.steps import NewSequence, Work
 from server.runners.llm import LlmRunner
 from server.runners.loading import LoadedModel
-from server.runners.text import TextCodec
+from server.stack import build_stack
 
 PROMPT = "In the beginning of the year"
 BUDGET_BYTES = 1024**3
@@ -54,25 +51,17 @@ def run(
 ) -> DecodeReport:
     """Each round decodes ``num_tokens`` per row with the base and with the adapter, in alternating order."""
     adapter = read_adapter(adapter_file, base=loaded.weights.description).adapter
-    execution = FusedExecution(
-        loaded.weights,
-        get_kernels(loaded.weights.device),
-        OneAdapter(adapter),
-        device_budget_bytes=BUDGET_BYTES,
-        metrics=Metrics(),
-    )
-    codec = TextCodec(loaded.tokenizer)
-    runner = LlmRunner(loaded, codec, kv_budget_bytes=BUDGET_BYTES)
-    prompt = codec.encode(PROMPT)
+    stack = build_stack(loaded, OneAdapter(adapter), device_budget_bytes=BUDGET_BYTES, kv_budget_bytes=BUDGET_BYTES)
+    prompt = stack.codec.encode(PROMPT)
     fused = Blend(members=(BlendMember(version=adapter.version, scale=1.0),))
     seconds: dict[str, list[float]] = {BASE.key: [], fused.key: []}
     for number in range(-1, num_rounds):  # the first round warms up
         for blend in (BASE, fused) if number % 2 else (fused, BASE):
-            execution.activate(blend)
-            elapsed_s = _decode(runner, blend, prompt, batch=batch, num_tokens=num_tokens)
+            stack.execution.activate(blend)
+            elapsed_s = _decode(stack.runner, blend, prompt, batch=batch, num_tokens=num_tokens)
             if number >= 0:
                 seconds[blend.key].append(elapsed_s)
-    execution.restore()
+    stack.execution.restore()
     report = DecodeReport(
         base_tokens_per_s=batch * num_tokens / statistics.median(seconds[BASE.key]),
         fused_tokens_per_s=batch * num_tokens / statistics.median(seconds[fused.key]),
@@ -88,13 +77,22 @@ def run(
 def _decode(runner: LlmRunner, blend: Blend, prompt: tuple[int, ...], *, batch: int, num_tokens: int) -> float:
     """Seconds of the decode steps alone."""
     ids = [RequestId(f"row-{row}") for row in range(batch)]
-    runner.prefill(
-        blend.key,
-        [NewSequence(id=row, prompt_tokens=prompt, sampling=Sampling(), max_new_tokens=num_tokens + 1) for row in ids],
-    )
+    work = []
+    for request in ids:
+        new = NewSequence(
+            id=request,
+            tenant="bench",
+            blend=blend,
+            prompt_tokens=prompt,
+            sampling=Sampling(),
+            max_new_tokens=num_tokens + 1,
+        )
+        reused = runner.begin(new)
+        work.append(Work(id=request, num_tokens=len(prompt) - reused.num_tokens))
+    runner.step(work)
     started = perf_counter()
     for _ in range(num_tokens):
-        runner.decode(blend.key, ids)
+        runner.step([Work(id=request) for request in ids])
     elapsed_s = perf_counter() - started
     runner.drop(ids)
     return elapsed_s

@@ -18,16 +18,11 @@ from adapters_store.adapter import (
     num_blocks,
 )
 from adapters_store.blend import BASE, Blend, BlendMember
-from adapters_store.kernels import get_kernels, get_row_kernels
-from server.core.metrics import Metrics
 from server.core.requests import RequestId, Sampling
 from server.core.steps import NewSequence, Reused, StepToken, Work
-from server.execution.fused import FusedExecution
-from server.execution.mixed import MixedExecution
 from server.runners.backends import paged_backend, rows_backend
-from server.runners.llm import LlmRunner
 from server.runners.loading import LoadedModel
-from server.runners.text import TextCodec
+from server.stack import build_stack
 from tests.server.execution.world import Shelf
 
 BackendName = Literal["paged", "rows"]
@@ -44,28 +39,17 @@ class Rig:
     ) -> None:
         self.loaded = loaded
         self.shelf = shelf or Shelf()
-        self.codec = TextCodec(loaded.tokenizer)
-        row_kernels = get_row_kernels(loaded.weights.device)
-        build = paged_backend if backend == "paged" else rows_backend
-        model = build(loaded, row_kernels, kv_budget_bytes=kv_budget_bytes)
-        self._mixable = model.mixable_weights
-        fused = FusedExecution(
-            loaded.weights,
-            get_kernels(loaded.weights.device),
+        stack = build_stack(
+            loaded,
             self.shelf,
             device_budget_bytes=1 << 28,
-            metrics=Metrics(),
-            row_kernels=row_kernels,
-            mixable=self._mixable,
+            kv_budget_bytes=kv_budget_bytes,
+            pick=paged_backend if backend == "paged" else rows_backend,
         )
-        self.execution = MixedExecution(fused)
-        self.runner = LlmRunner(
-            model,
-            self.execution,
-            self.codec,
-            eos_tokens=loaded.eos_tokens,
-            device=loaded.weights.device,
-        )
+        self.codec = stack.codec
+        self.execution = stack.execution
+        self.runner = stack.runner
+        self._mixable = stack.backend.mixable_weights
         self.todo: dict[RequestId, int] = {}
         self.tokens: dict[RequestId, list[int]] = {}
         self.text: dict[RequestId, str] = {}

@@ -11,7 +11,7 @@ PROMPT = tuple(range(10, 60))  # three full pages and two tokens
 
 
 def used(rig: Rig) -> int:
-    return rig.runner.describe()["num_used_pages"]
+    return int(rig.runner.describe()["num_used_pages"])
 
 
 def test_a_common_beginning_is_computed_once_and_answers_the_same(load: Load) -> None:
@@ -71,7 +71,7 @@ def test_pages_come_back_when_sequences_leave(load: Load) -> None:
         rig.begin(name, PROMPT[: 20 + ord(name) - ord("a")])
     rig.run("abc", steps=3)
     assert used(rig) > 0
-    rig.runner.drop([new for new in rig.tokens])
+    rig.runner.drop(list(rig.tokens))
     assert used(rig) == 0
 
 

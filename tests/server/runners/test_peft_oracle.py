@@ -10,18 +10,12 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from adapters_store.blend import Blend, BlendMember
-from adapters_store.kernels import get_kernels
+from adapters_store.blend import BASE, Blend, BlendMember
 from adapters_store.peft_format import read_peft
-from server.core.metrics import Metrics
-from server.core.requests import RequestId, Sampling
-from server.core.steps import NewSequence
-from server.execution.fused import FusedExecution
-from server.runners.llm import LlmRunner
 from server.runners.loading import LoadedModel, load_llm
 from server.runners.text import TextCodec
 from tests.e2e.real_adapters import default_base
-from tests.server.execution.world import Shelf
+from tests.server.runners.rig import BackendName, Rig
 from tests.server.runners.tiny_model import TEXT, Architecture, save_tiny_model
 
 # PEFT asks transformers for a name that is about to go, and makes sparse tensors without choosing their checks.
@@ -49,39 +43,22 @@ def merged_by_peft(base: Path, adapter: Path, targets: list[str]) -> Any:
     return peft.PeftModel.from_pretrained(model, adapter).merge_and_unload()
 
 
-def fused_here(loaded: LoadedModel, adapter: Path) -> FusedExecution:
+def rig_with(loaded: LoadedModel, backend: BackendName, adapter: Path) -> tuple[Rig, Blend]:
     parsed = read_peft(
         adapter / "adapter_config.json", adapter / "adapter_model.safetensors", base=loaded.weights.description
     )
-    shelf = Shelf()
-    shelf.add(parsed.adapter)
-    execution = FusedExecution(
-        loaded.weights, get_kernels("cpu"), shelf, device_budget_bytes=1 << 28, metrics=Metrics()
-    )
-    execution.activate(Blend(members=(BlendMember(version=parsed.adapter.version, scale=1.0),)))
-    return execution
+    rig = Rig(loaded, backend, kv_budget_bytes=1 << 26)
+    rig.shelf.add(parsed.adapter)
+    return rig, Blend(members=(BlendMember(version=parsed.adapter.version, scale=1.0),))
 
 
-def answers(loaded: LoadedModel, blend: Blend) -> list[list[int]]:
+def answers(rig: Rig, blend: Blend, active: Blend) -> list[list[int]]:
     """All prompts in one batch."""
-    runner = LlmRunner(loaded, TextCodec(loaded.tokenizer), kv_budget_bytes=1 << 26)
-    codec = TextCodec(loaded.tokenizer)
-    sequences = [
-        NewSequence(
-            id=RequestId(str(i)),
-            prompt_tokens=codec.encode(prompt),
-            sampling=Sampling(),
-            max_new_tokens=NUM_TOKENS,
-        )
-        for i, prompt in enumerate(PROMPTS)
-    ]
-    found: dict[RequestId, list[int]] = {}
-    steps = [runner.prefill(blend.key, sequences)]
-    steps += [runner.decode(blend.key, [new.id for new in sequences]) for _ in range(NUM_TOKENS - 1)]
-    for step in steps:
-        for token in step:
-            found.setdefault(token.id, []).append(token.token)
-    return [found[new.id] for new in sequences]
+    names = [f"{blend.key} over {active.key}: {number}" for number in range(len(PROMPTS))]
+    for name, prompt in zip(names, PROMPTS, strict=True):
+        rig.begin(name, prompt, blend)
+    rig.run(names, steps=NUM_TOKENS, active=active)
+    return [rig.answer(name) for name in names]
 
 
 def generated(model: Any, loaded: LoadedModel) -> list[list[int]]:
@@ -101,26 +78,31 @@ def generated(model: Any, loaded: LoadedModel) -> list[list[int]]:
     return found
 
 
-@pytest.mark.parametrize("architecture", ["llama", "gpt-neox"])
-def test_greedy_tokens_are_those_of_pefts_merged_model(tmp_path: Path, architecture: Architecture) -> None:
-    check_against_peft(save_tiny_model(tmp_path / "base", architecture), tmp_path / "adapter", TARGETS[architecture])
+@pytest.mark.parametrize(("architecture", "backend"), [("llama", "paged"), ("llama", "rows"), ("gpt-neox", "rows")])
+def test_greedy_tokens_are_those_of_pefts_merged_model(
+    tmp_path: Path, architecture: Architecture, backend: BackendName
+) -> None:
+    base = save_tiny_model(tmp_path / "base", architecture)
+    check_against_peft(base, backend, tmp_path / "adapter", TARGETS[architecture])
 
 
 @pytest.mark.slow
 def test_greedy_tokens_over_the_real_base_are_those_of_pefts_merged_model(tmp_path: Path) -> None:
     base, _ = default_base()
-    check_against_peft(base, tmp_path / "adapter", TARGETS["llama"])
+    check_against_peft(base, "paged", tmp_path / "adapter", TARGETS["llama"])
 
 
-def check_against_peft(base: Path, adapter: Path, targets: list[str]) -> None:
+def check_against_peft(base: Path, backend: BackendName, adapter: Path, targets: list[str]) -> None:
+    """Fused into the weights, and mixed beside the base."""
     loaded = load_llm(base, dtype="float32", device="cpu")
-    before = answers(loaded, Blend())
     merged = merged_by_peft(base, adapter, targets)
-    execution = fused_here(loaded, adapter)
+    rig, blend = rig_with(loaded, backend, adapter)
+    before = answers(rig, BASE, BASE)
+    rig.execution.activate(blend)
     mine = dict(loaded.model.named_parameters())
     assert all(torch.equal(parameter, mine[name]) for name, parameter in merged.named_parameters())
-    after = answers(loaded, execution.active)
-    assert after == generated(merged, loaded)
-    assert after != before
-    execution.restore()
-    assert answers(loaded, Blend()) == before
+    expected = generated(merged, loaded)
+    assert answers(rig, blend, blend) == expected
+    rig.execution.restore()
+    assert answers(rig, blend, BASE) == expected
+    assert expected != before

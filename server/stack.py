@@ -1,0 +1,70 @@
+"""From a loaded model to one that runs: weights → execution → backend → runner, for whoever drives it step by step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from adapters_store.kernels import RowKernels, get_kernels, get_row_kernels
+from adapters_store.tiers.observer import TierObserver
+from server.core.metrics import Metrics
+from server.execution.fused import FusedExecution
+from server.execution.mixed import MixedExecution
+from server.execution.staging import AdapterSource
+from server.runners.backend import Backend
+from server.runners.backends import pick_backend
+from server.runners.llm import LlmRunner
+from server.runners.loading import LoadedModel
+from server.runners.text import TextCodec
+
+PickBackend = Callable[[LoadedModel, RowKernels, int], Backend]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stack:
+    """Everything one thread drives. ``kernels``: what runs the switches and the products, for logs and reports."""
+
+    loaded: LoadedModel
+    execution: MixedExecution
+    runner: LlmRunner
+    backend: Backend
+    codec: TextCodec
+    kernels: str
+
+
+def build_stack(
+    loaded: LoadedModel,
+    source: AdapterSource,
+    *,
+    device_budget_bytes: int,
+    kv_budget_bytes: int,
+    metrics: Metrics | None = None,
+    observer: TierObserver | None = None,
+    pick: PickBackend = pick_backend,
+) -> Stack:
+    """Raises ModelNotLoadable for a model that cannot be run step by step."""
+    metrics = metrics or Metrics()
+    device = loaded.weights.device
+    kernels, row_kernels = get_kernels(device), get_row_kernels(device)
+    backend = pick(loaded, row_kernels, kv_budget_bytes)
+    execution = MixedExecution(
+        FusedExecution(
+            loaded.weights,
+            kernels,
+            source,
+            device_budget_bytes=device_budget_bytes,
+            metrics=metrics,
+            row_kernels=row_kernels,
+            mixable=backend.mixable_weights,
+            observer=observer,
+        )
+    )
+    codec = TextCodec(loaded.tokenizer)
+    return Stack(
+        loaded=loaded,
+        execution=execution,
+        runner=LlmRunner(backend, execution, codec, eos_tokens=loaded.eos_tokens, device=device),
+        backend=backend,
+        codec=codec,
+        kernels=f"{kernels.name}, rows {row_kernels.name}",
+    )
