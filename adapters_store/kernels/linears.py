@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -27,6 +29,21 @@ class Linears:
             _check_weight(f"pairs[{number}]", weight, bias, first)
         self.dtype, self.device, self.in_features = first.dtype, first.device, first.shape[1]
         self.out_features = tuple(weight.shape[0] for weight, _ in self.pairs)
+
+    @cached_property
+    def weights(self) -> tuple[Tensor, ...]:
+        return tuple(weight for weight, _ in self.pairs)
+
+    @cached_property
+    def key(self) -> bytes:
+        """Equal for equal forms at equal addresses."""
+        return self.table + f"{self.in_features} {self.dtype}".encode()
+
+    @cached_property
+    def table(self) -> bytes:
+        """As struct Weight in csrc/linear.h, one for each."""
+        rows = ((w.data_ptr(), 0 if bias is None else bias.data_ptr(), w.shape[0]) for w, bias in self.pairs)
+        return b"".join(struct.pack("3q", *row) for row in rows)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,6 +74,23 @@ class RowPlan:
             end = group.stop
         self.num_rows = end
         self.mixed = tuple((slice(g.start, g.stop), g.targets) for g in self.groups if g.targets is not None)
+
+    @cached_property
+    def table(self) -> bytes:
+        """As struct Group in csrc/linear.h, one for each."""
+        return b"".join(struct.pack("3q", group.start, group.stop, group.is_patched) for group in self.groups)
+
+    @cached_property
+    def table_unpatched(self) -> bytes:
+        return b"".join(struct.pack("3q", group.start, group.stop, False) for group in self.groups)
+
+    def words_table(self, linears: Linears) -> bytes:
+        """As struct RowWords in csrc/rows.h, for each group one for each weight."""
+        untouched = bytes(24 * len(linears.pairs))
+        key, weights = linears.key, linears.weights
+        return b"".join(
+            untouched if group.targets is None else group.targets.table_for(key, weights) for group in self.groups
+        )
 
 
 def check_linear(x: Tensor, linears: Linears, plan: RowPlan, out_dtype: torch.dtype | None) -> torch.dtype:

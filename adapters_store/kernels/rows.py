@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import struct
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate
@@ -117,6 +119,18 @@ class RowTargets:
             columns.data_ptr() + part.entries.start * columns.element_size(),
             self.words.data_ptr() + part.words_bytes.start,
         )
+
+    def table_for(self, key: bytes, weights: Sequence[Tensor]) -> bytes:
+        """The addresses for each of these weights, as struct RowWords in csrc/rows.h; made once for each ``key``."""
+        table = self._tables.get(key)
+        if table is None:
+            table = b"".join(struct.pack("3q", *self.addresses_of(weight)) for weight in weights)
+            self._tables[key] = table
+        return table
+
+    @cached_property
+    def _tables(self) -> dict[bytes, bytes]:
+        return {}
 
 
 def row_weights(bound: Bound) -> tuple[Tensor, ...]:

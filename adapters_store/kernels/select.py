@@ -46,12 +46,16 @@ def get_row_kernels(device: torch.device | str = "cpu", prefer: str | None = Non
     name = prefer or available[0]
     if name not in available:
         raise ValueError(f"row kernels: expected one of {', '.join(available)} on {device_type}, got {name!r}")
-    return ReferenceRowKernels()
+    if name == "reference":
+        return ReferenceRowKernels()
+    from adapters_store.kernels.rows_native import NativeRowKernels
+
+    return NativeRowKernels(name)
 
 
 def available_row_kernels(device_type: str = "cpu") -> tuple[str, ...]:
     """Names of the row kernels that can run on this kind of device, fastest first."""
-    return ("reference",)
+    return (*_native_names(), "reference") if device_type == "cpu" else ("reference",)
 
 
 def available_kernels(device_type: str = "cpu") -> tuple[str, ...]:

@@ -3,7 +3,9 @@
 #define Py_LIMITED_API 0x030B0000
 #include <Python.h>
 
+#include "linear.h"
 #include "model.h"
+#include "rows.h"
 
 enum { MAX_ARGS = 16 };
 
@@ -130,6 +132,78 @@ static PyObject *py_union_fill(ARGS) {
     return none_or(status);
 }
 
+static PyObject *py_rows(ARGS) {
+    BEGIN(5)
+    (void)ops;
+    Py_BEGIN_ALLOW_THREADS
+    shira_rows(pointer(a[2]), a[3], pointer(a[4]), threads);
+    Py_END_ALLOW_THREADS
+    Py_RETURN_NONE;
+}
+
+static PyObject *py_merge_count(ARGS) {
+    BEGIN(4)
+    (void)ops;
+    Py_BEGIN_ALLOW_THREADS
+    shira_merge_count(pointer(a[2]), a[3], threads);
+    Py_END_ALLOW_THREADS
+    Py_RETURN_NONE;
+}
+
+static PyObject *py_merge_fill(ARGS) {
+    BEGIN(4)
+    (void)ops;
+    Py_BEGIN_ALLOW_THREADS
+    shira_merge_fill(pointer(a[2]), a[3], threads);
+    Py_END_ALLOW_THREADS
+    Py_RETURN_NONE;
+}
+
+static PyObject *py_has_linear(ARGS) {
+    int64_t a[2];
+    (void)self;
+    if (!parse(args, given, 2, a)) return NULL;
+    const LinearOps *ops = shira_linear_ops((int)a[0]);
+    return PyBool_FromLong(ops && (a[1] == SHIRA_F32    ? ops->has_linear_f32
+                                   : a[1] == SHIRA_BF16 ? ops->has_linear_bf16
+                                                        : 0));
+}
+
+/* Tables come as bytes objects, which live as long as the call. */
+static PyObject *py_linear(ARGS) {
+    int64_t a[7];
+    char *tables[4];
+    Py_ssize_t sizes[4];
+    (void)self;
+    if (given != 11) {
+        PyErr_Format(PyExc_TypeError, "expected 7 integers and 4 bytes objects, got %zd arguments", given);
+        return NULL;
+    }
+    if (!parse(args, 7, 7, a)) return NULL;
+    for (int i = 0; i < 4; i++)
+        if (PyBytes_AsStringAndSize(args[7 + i], &tables[i], &sizes[i])) return NULL;
+    const LinearOps *ops = shira_linear_ops((int)a[0]);
+    if (!ops || !ops_of(a[0])) return NULL;
+    const Product product = {
+        .x = pointer(a[2]),
+        .in_features = a[3],
+        .dtype = a[4],
+        .out_dtype = a[5],
+        .weights = (const Weight *)(const void *)tables[0],
+        .num_weights = sizes[0] / (Py_ssize_t)sizeof(Weight),
+        .groups = (const Group *)(const void *)tables[1],
+        .num_groups = sizes[1] / (Py_ssize_t)sizeof(Group),
+        .words = (const RowWords *)(const void *)tables[2],
+        .y = (void *const *)(const void *)tables[3],
+        .is_correction = (int)a[6],
+    };
+    Status status;
+    Py_BEGIN_ALLOW_THREADS
+    status = shira_linear(ops, &product, (int)a[1]);
+    Py_END_ALLOW_THREADS
+    return none_or(status);
+}
+
 #define METHOD(name) {#name, (PyCFunction)(void (*)(void))py_##name, METH_FASTCALL, NULL}
 static PyMethodDef methods[] = {
     {"supports", py_supports, METH_O, NULL},
@@ -141,6 +215,11 @@ static PyMethodDef methods[] = {
     METHOD(scan_values),
     METHOD(union_count),
     METHOD(union_fill),
+    METHOD(rows),
+    METHOD(merge_count),
+    METHOD(merge_fill),
+    METHOD(has_linear),
+    METHOD(linear),
     {NULL, NULL, 0, NULL},
 };
 

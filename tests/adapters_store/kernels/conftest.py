@@ -2,7 +2,14 @@ from __future__ import annotations
 
 import pytest
 
-from adapters_store.kernels import Kernels, available_kernels, get_kernels
+from adapters_store.kernels import (
+    Kernels,
+    RowKernels,
+    available_kernels,
+    available_row_kernels,
+    get_kernels,
+    get_row_kernels,
+)
 
 
 @pytest.fixture(params=available_kernels("cpu"))
@@ -14,3 +21,9 @@ def kernels(request: pytest.FixtureRequest) -> Kernels:
 @pytest.fixture
 def reference() -> Kernels:
     return get_kernels("cpu", prefer="reference")
+
+
+@pytest.fixture(params=available_row_kernels("cpu"))
+def row_kernels(request: pytest.FixtureRequest) -> RowKernels:
+    """Every variant that this machine can run, the reference included."""
+    return get_row_kernels("cpu", prefer=request.param)

@@ -1,0 +1,85 @@
+/* Cuts a product into panels of x and blocks of W, and shares the blocks among threads. */
+#include "linear.h"
+
+#include <stdlib.h>
+
+enum { ALIGNMENT = 64, BLOCKS_PER_TASK = 4 };
+
+static int64_t num_blocks_of(const Weight *weight) { return (weight->out_features + BLOCK - 1) / BLOCK; }
+
+/* Neighbouring groups share panels unless one of them is patched. Returns the number of panels. */
+static int64_t cut_panels(const Product *product, Panel *panels) {
+    int64_t num_panels = 0;
+    for (int64_t g = 0; g < product->num_groups;) {
+        const int is_patched = product->groups[g].is_patched != 0;
+        const int64_t group = is_patched ? g : -1;
+        int64_t start = product->groups[g].start;
+        while (++g < product->num_groups && !is_patched && !product->groups[g].is_patched) continue;
+        for (const int64_t stop = product->groups[g - 1].stop; start < stop; start += LANES) {
+            const Panel panel = {NULL, start, start + LANES < stop ? start + LANES : stop, group};
+            panels[num_panels++] = panel;
+        }
+    }
+    return num_panels;
+}
+
+static void run(const LinearOps *ops, const Product *product, Panel *panels, int64_t num_panels, uint32_t *packed,
+                char *scratch, int64_t scratch_bytes, int threads) {
+    const int64_t panel_words = steps_of(product) * LANES;
+    int64_t num_blocks = 0;
+    for (int64_t number = 0; number < product->num_weights; number++)
+        num_blocks += num_blocks_of(&product->weights[number]);
+#pragma omp parallel num_threads(threads) if (threads > 1)
+    {
+        char *own = NULL;
+#pragma omp critical(shira_scratch)
+        {
+            own = scratch;
+            scratch += scratch_bytes;
+        }
+#pragma omp for schedule(static)
+        for (int64_t p = 0; p < num_panels; p++) {
+            panels[p].x = packed + p * panel_words;
+            ops->pack(product, &panels[p], packed + p * panel_words);
+        }
+#pragma omp for schedule(dynamic, BLOCKS_PER_TASK)
+        for (int64_t b = 0; b < num_blocks; b++) {
+            int64_t number = 0;
+            int64_t block = b;
+            while (block >= num_blocks_of(&product->weights[number]))
+                block -= num_blocks_of(&product->weights[number++]);
+            ops->block(product, panels, num_panels, number, block * BLOCK, own);
+        }
+    }
+}
+
+static int64_t rounded_up(int64_t num_bytes) { return (num_bytes + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT; }
+
+Status shira_linear(const LinearOps *ops, const Product *product, int threads) {
+    const int64_t num_rows = product->num_groups ? product->groups[product->num_groups - 1].stop : 0;
+    const int64_t max_panels = num_rows / LANES + product->num_groups;
+    const int64_t width = product->dtype == SHIRA_F32 ? 4 : 2;
+    const int64_t scratch_bytes = rounded_up(BLOCK * product->in_features * width);
+    const int64_t panels_bytes = rounded_up(max_panels * (int64_t)sizeof(Panel));
+    const int64_t packed_bytes = max_panels * steps_of(product) * LANES * (int64_t)sizeof(uint32_t);
+    if (num_rows == 0) return SHIRA_OK;
+    char *memory = aligned_alloc(ALIGNMENT, (size_t)(panels_bytes + packed_bytes + scratch_bytes * threads));
+    if (!memory) return SHIRA_NO_MEMORY;
+    Panel *panels = (Panel *)memory;
+    const int64_t num_panels = cut_panels(product, panels);
+    run(ops, product, panels, num_panels, (uint32_t *)(memory + panels_bytes), memory + panels_bytes + packed_bytes,
+        scratch_bytes, threads);
+    free(memory);
+    return SHIRA_OK;
+}
+
+const LinearOps *shira_linear_ops(int isa) {
+    if (!shira_ops(isa)) return NULL;
+#if defined(__x86_64__)
+    const int has_fma = __builtin_cpu_supports("fma");
+    if (isa == SHIRA_AVX512)
+        return __builtin_cpu_supports("avx512bf16") ? &shira_linear_avx512bf16 : &shira_linear_avx512;
+    if (isa == SHIRA_AVX2 && has_fma) return &shira_linear_avx2;
+#endif
+    return &shira_linear_scalar;
+}
