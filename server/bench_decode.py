@@ -8,14 +8,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from time import perf_counter
 
-from adapters_store.adapter import Adapter, Version
 from adapters_store.blend import BASE, Blend, BlendMember
 from adapters_store.format import read_adapter
 from server.core.requests import RequestId, Sampling
 from server.core.steps import NewSequence, Work
 from server.runners.llm import LlmRunner
 from server.runners.loading import LoadedModel
-from server.stack import build_stack
+from server.stack import InMemory, build_stack
 
 PROMPT = "In the beginning of the year"
 BUDGET_BYTES = 1024**3
@@ -33,25 +32,12 @@ class DecodeReport:
     num_rounds: int
 
 
-class OneAdapter:
-    """The source of a single adapter that is in memory."""
-
-    def __init__(self, adapter: Adapter) -> None:
-        self._adapter = adapter
-
-    def acquire(self, version: Version) -> Adapter:  # there is one version
-        return self._adapter
-
-    def release(self, adapter: Adapter) -> None:
-        pass
-
-
 def run(
     loaded: LoadedModel, adapter_file: Path, *, batch: int, num_tokens: int, num_rounds: int, as_json: bool
 ) -> DecodeReport:
     """Each round decodes ``num_tokens`` per row with the base and with the adapter, in alternating order."""
     adapter = read_adapter(adapter_file, base=loaded.weights.description).adapter
-    stack = build_stack(loaded, OneAdapter(adapter), device_budget_bytes=BUDGET_BYTES, kv_budget_bytes=BUDGET_BYTES)
+    stack = build_stack(loaded, InMemory(adapter), device_budget_bytes=BUDGET_BYTES, kv_budget_bytes=BUDGET_BYTES)
     prompt = stack.codec.encode(PROMPT)
     fused = Blend(members=(BlendMember(version=adapter.version, scale=1.0),))
     seconds: dict[str, list[float]] = {BASE.key: [], fused.key: []}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from adapters_store.adapter import Adapter, Version
 from adapters_store.kernels import RowKernels, get_kernels, get_row_kernels
 from adapters_store.tiers.observer import TierObserver
 from server.core.metrics import Metrics
@@ -30,6 +31,22 @@ class Stack:
     backend: Backend
     codec: TextCodec
     kernels: str
+
+
+class InMemory:
+    """An adapter source for whoever has no store."""
+
+    def __init__(self, *adapters: Adapter) -> None:
+        self._adapters = {adapter.version: adapter for adapter in adapters}
+
+    def add(self, adapter: Adapter) -> None:
+        self._adapters[adapter.version] = adapter
+
+    def acquire(self, version: Version) -> Adapter:
+        return self._adapters[version]
+
+    def release(self, adapter: Adapter) -> None:
+        pass
 
 
 def build_stack(

@@ -1,0 +1,161 @@
+"""A few measured steps when the server starts: what the policy weighs keeping, switching and mixing by."""
+
+from __future__ import annotations
+
+import logging
+import statistics
+from collections.abc import Callable, Iterator, Sequence
+from itertools import count
+from time import perf_counter
+
+import torch
+
+from adapters_store.adapter import (
+    BLOCK_ELEMENTS,
+    DTYPE_NAMES,
+    Adapter,
+    build_adapter,
+    build_index_set,
+    build_table,
+    num_blocks,
+)
+from adapters_store.blend import BASE, Blend, BlendMember
+from server.core.requests import RequestId, Sampling
+from server.core.steps import NewSequence, Work
+from server.engine.cost import CostModel
+from server.runners.backend import Backend
+from server.runners.loading import LoadedModel
+from server.stack import InMemory, Stack, build_stack
+
+log = logging.getLogger(__name__)
+
+SHARE = 0.01  # of each weight, as adapters usually have
+BUDGET_BYTES = 1 << 40  # for one adapter, for a moment
+NUM_REPEATS = 3
+DECODE_ROWS = (1, 8, 32)
+CHUNK_TOKENS = (64, 256)
+NUM_GROUPS, ROWS_PER_GROUP = 4, 2
+MAX_SECONDS = 15.0  # larger steps are left out then
+
+
+def calibrate(loaded: LoadedModel, backend: Backend) -> CostModel:
+    """Runs plain and mixed steps, and switches, with one random adapter whose deltas are 0. Leaves the base in the
+    weights and nothing in the KV memory. On the thread that owns the weights, before anyone else does."""
+    started = perf_counter()
+    probe = _Probe(loaded, backend)
+    points = [(rows, probe.decode_s([BASE] * rows)) for rows in DECODE_ROWS]
+    for num_tokens in CHUNK_TOKENS:
+        if perf_counter() - started < MAX_SECONDS and num_tokens < backend.max_sequence_tokens:
+            points.append((num_tokens, probe.prefill_s(BASE, num_tokens)))
+    costs = CostModel(step_points=_rising(points), **(probe.mixed_figures() if backend.mixable_weights else {}))
+    log.info("calibrated in %.1f s: %s", perf_counter() - started, costs)
+    return costs
+
+
+class _Probe:
+    """Sequences of token 0 over a stack of its own on the same weights and KV memory."""
+
+    def __init__(self, loaded: LoadedModel, backend: Backend) -> None:
+        self._source = InMemory()
+        self._stack: Stack = build_stack(
+            loaded,
+            self._source,
+            device_budget_bytes=BUDGET_BYTES,
+            kv_budget_bytes=0,  # the backend has its memory
+            pick=lambda *_: backend,
+        )
+        self._names = (RequestId(f"calibration-{number}") for number in count())
+
+    def decode_s(self, blends: Sequence[Blend]) -> float:
+        """Seconds of a step of one row per blend, over the base."""
+        rows = [self._begin(blend, 2, token=number + 1) for number, blend in enumerate(blends)]
+        self._stack.execution.activate(BASE, blends)
+        self._stack.runner.step([Work(id=row) for row in rows])
+        return self._median_s(lambda: self._stack.runner.step([Work(id=row) for row in rows]), rows)
+
+    def prefill_s(self, blend: Blend, num_tokens: int) -> float:
+        """Seconds of a step of one prompt, over the base."""
+        self._stack.execution.activate(BASE, [blend])
+        return statistics.median(self._one_prefill_s(blend, num_tokens, token) for token in range(1, 1 + NUM_REPEATS))
+
+    def mixed_figures(self) -> dict[str, float]:
+        adapter = random_adapter(self._stack.loaded, self._stack.backend.mixable_weights)
+        self._source.add(adapter)
+        num_entries = adapter.index_set.num_entries
+        blends = [
+            Blend(members=(BlendMember(version=adapter.version, scale=1 + number),)) for number in range(NUM_GROUPS)
+        ]
+        switches_s = list(self._switches_s(blends[0]))
+        num_rows = NUM_GROUPS * ROWS_PER_GROUP
+        correction_s = self.decode_s(blends * ROWS_PER_GROUP) - self.decode_s([BASE] * num_rows)
+        patch_s = self.prefill_s(blends[0], CHUNK_TOKENS[0]) - self.prefill_s(BASE, CHUNK_TOKENS[0])
+        self._stack.execution.restore()
+        return {
+            "switch_entry_s": statistics.median(switches_s) / num_entries,
+            "correction_s": max(0.0, correction_s) / NUM_GROUPS / num_entries,
+            "patch_s": max(0.0, patch_s),
+        }
+
+    def _switches_s(self, blend: Blend) -> Iterator[float]:
+        self._stack.execution.activate(blend)  # stages it
+        for number in range(2 * NUM_REPEATS):
+            started = perf_counter()
+            self._stack.execution.activate(blend if number % 2 else BASE)
+            yield perf_counter() - started
+
+    def _one_prefill_s(self, blend: Blend, num_tokens: int, token: int) -> float:
+        row = self._begin(blend, num_tokens, token=token)
+        started = perf_counter()
+        self._stack.runner.step([Work(id=row, num_tokens=num_tokens)])
+        elapsed_s = perf_counter() - started
+        self._stack.runner.drop([row])
+        return elapsed_s
+
+    def _median_s(self, step: Callable[[], object], rows: Sequence[RequestId]) -> float:
+        seconds = []
+        for _ in range(NUM_REPEATS):
+            started = perf_counter()
+            step()
+            seconds.append(perf_counter() - started)
+        self._stack.runner.drop(rows)
+        return statistics.median(seconds)
+
+    def _begin(self, blend: Blend, num_tokens: int, *, token: int) -> RequestId:
+        """A sequence that shares no beginning with another one."""
+        new = NewSequence(
+            id=next(self._names),
+            tenant="calibration",
+            blend=blend,
+            prompt_tokens=(token, *(0,) * (num_tokens - 1)),
+            sampling=Sampling(),
+            max_new_tokens=2 + NUM_REPEATS,
+        )
+        self._stack.runner.begin(new)
+        return new.id
+
+
+def random_adapter(loaded: LoadedModel, names: frozenset[str]) -> Adapter:
+    """``SHARE`` of each storage's elements, evenly spread at random, all deltas 0."""
+    generator = torch.Generator().manual_seed(0)
+    rows, indices, per_block = [], [], []
+    for weight in loaded.weights.weights:
+        if weight.name in names:
+            gaps = torch.randint(1, round(2 / SHARE), (int(weight.tensor.numel() * SHARE) + 1,), generator=generator)
+            flat = gaps.cumsum(0) - 1
+            flat = flat[flat < weight.tensor.numel()]
+            rows.append((weight.name, tuple(weight.tensor.shape), DTYPE_NAMES[weight.tensor.dtype], len(flat)))
+            indices.append((flat % BLOCK_ELEMENTS).to(torch.uint16))
+            per_block.append(torch.bincount(flat // BLOCK_ELEMENTS, minlength=num_blocks(weight.tensor.numel())))
+    offsets = torch.cat([torch.zeros(1, dtype=torch.int64), torch.cat(per_block).cumsum(0)])
+    index_set = build_index_set(build_table(rows), offsets, torch.cat(indices))
+    values = torch.zeros(index_set.num_entries, dtype=torch.bfloat16)
+    return build_adapter(base=loaded.weights.fingerprint, index_set=index_set, values=values)
+
+
+def _rising(points: Sequence[tuple[int, float]]) -> tuple[tuple[int, float], ...]:
+    """A step of more tokens never takes less: what a noisy machine measured otherwise is raised to the one before."""
+    best, rising = 0.0, []
+    for num_tokens, seconds in points:
+        best = max(best, seconds)
+        rising.append((num_tokens, best))
+    return tuple(rising)
