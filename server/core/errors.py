@@ -9,6 +9,7 @@
     ├── Forbidden            the key's role does not allow this
     ├── QueueFull            try again after ``retry_after_s``
     ├── Draining             the server is stopping, or the base is not ready
+    ├── DeadlineUnreachable  what waits already leaves no time for this request; try again after ``retry_after_s``
     ├── DeadlineExceeded     the request's own deadline passed
     ├── Aborted              the client went away
     ├── SwitchFailed         a blend could not be made active; the base was restored
@@ -52,6 +53,17 @@ class QueueFull(ServerError):
 
 class Draining(ServerError):
     pass
+
+
+class DeadlineUnreachable(ServerError):
+    """Refused before any work was done on it. To a client as QueueFull: 429 with Retry-After."""
+
+    def __init__(self, *, deadline_ms: int, needed_ms: int, retry_after_s: int) -> None:
+        self.retry_after_s = retry_after_s
+        super().__init__(
+            f"the request cannot be done within its deadline of {deadline_ms} ms: at the present load it takes "
+            f"{needed_ms} ms at least; retry in {retry_after_s} s or allow more time"
+        )
 
 
 class DeadlineExceeded(ServerError):

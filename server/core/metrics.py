@@ -53,6 +53,22 @@ class Metrics:
             "shira_requests_total", "Requests by route and outcome.", ["route", "outcome"], registry=registry
         )
         self.tokens = Counter("shira_tokens_total", "Tokens, prompt and completion.", ["kind"], registry=registry)
+        self.prefix_tokens = Counter(
+            "shira_prefix_tokens_reused_total", "Prompt tokens whose KV was found in memory.", registry=registry
+        )
+        self.rows = Counter(
+            "shira_rows_total", "Sequences run in a step, by how: in the weights or mixed.", ["mode"], registry=registry
+        )
+        self.parked = Counter(
+            "shira_parked_total",
+            "Sequences that gave up their KV and went on later: for memory, for one that waited too long, or for bytes.",
+            ["reason"],
+            registry=registry,
+        )
+        self.deadline_refusals = Counter(
+            "shira_deadline_refusals_total", "Requests refused because their deadline could not be met.",
+            registry=registry,
+        )  # fmt: skip
         self.images = Counter("shira_images_total", "Images generated.", registry=registry)
         self.queue_depth = Gauge(
             "shira_queue_depth", "Requests accepted that have not run their first step.", registry=registry

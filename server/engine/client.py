@@ -9,7 +9,7 @@ from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from server.core.errors import DeadlineExceeded, Draining, EngineDied, QueueFull
+from server.core.errors import DeadlineExceeded, DeadlineUnreachable, Draining, EngineDied, QueueFull
 from server.core.requests import GenerationRequest
 from server.core.steps import VerifyReport
 from server.engine.loop import EngineThread
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from adapters_store.adapter import Version
 
 T = TypeVar("T")
+
+REFUSALS = (QueueFull, Draining, DeadlineUnreachable)
 
 
 class EngineClient:
@@ -42,8 +44,8 @@ class EngineClient:
         """The events of requests that are taken together or not at all, each with its request's place among them.
 
         Every request ends with a FinishEvent, or the first FailEvent ends them all. Closing the iterator early aborts
-        what has not ended. All have the same deadline. Raises QueueFull, Draining or EngineDied instead of a first
-        event."""
+        what has not ended. All have the same deadline. Raises QueueFull, Draining, DeadlineUnreachable or EngineDied
+        instead of a first event."""
         loop = asyncio.get_running_loop()
         events: asyncio.Queue[tuple[int, Event]] = asyncio.Queue()  # holds at most one event per new token
 
@@ -59,7 +61,7 @@ class EngineClient:
                 place, event = await self._next(events, requests[0])
                 if not isinstance(event, TextEvent):
                     unended.discard(place)
-                if isinstance(event, FailEvent) and isinstance(event.error, QueueFull | Draining) and is_first:
+                if isinstance(event, FailEvent) and isinstance(event.error, REFUSALS) and is_first:
                     raise event.error
                 is_first = False
                 yield place, event

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 from threading import Condition
 
-from server.engine.messages import Command, Submit
+from server.core.requests import RequestId
+from server.engine.messages import Abort, Command, Submit
 
 
 class Inbox:
@@ -45,6 +47,14 @@ class Inbox:
             self._commands.clear()
             self._num_submits = 0
             return commands
+
+    def take_aborts(self, is_live: Callable[[RequestId], bool]) -> list[Abort]:
+        """Takes the aborts of requests that are live, and leaves the rest: of others the Submit is still here."""
+        with self._changed:
+            taken = [c for c in self._commands if isinstance(c, Abort) and is_live(c.request_id)]
+            for abort in taken:
+                self._commands.remove(abort)
+            return taken
 
     def close(self) -> list[Command]:
         """Takes no more; returns what nobody will handle."""

@@ -6,20 +6,20 @@ import logging
 import math
 from collections.abc import Callable
 from threading import Thread
-from typing import TYPE_CHECKING, Any, assert_never
+from typing import Any, assert_never
 
 from server.core.errors import Aborted, DeadlineExceeded, Draining, EngineDied
 from server.core.metrics import Metrics
 from server.engine.chores import Chores
+from server.engine.cost import CostModel
+from server.engine.group import Group
 from server.engine.inbox import Inbox
+from server.engine.limits import Limits
 from server.engine.messages import Abort, BlendLoaded, Command, Drain, FailEvent, Forget, Inspect, Submit, Verify
 from server.engine.ports import Clock, Execution, Residency, Runner
-from server.engine.scheduler import Group, Limits, Scheduler
+from server.engine.scheduler import Scheduler
 from server.engine.stepping import Stepper
 from server.engine.telemetry import Telemetry
-
-if TYPE_CHECKING:
-    from adapters_store.blend import BlendKey
 
 log = logging.getLogger(__name__)
 
@@ -38,22 +38,24 @@ class EngineThread:
         clock: Clock,
         metrics: Metrics,
         limits: Limits | None = None,
+        costs: CostModel | None = None,
     ) -> None:
         self.limits = limits or Limits()
         self._execution = execution
+        self._runner = runner
         self._residency = residency
         self._clock = clock
         self._inbox = Inbox(self.limits.max_queue)
-        self._scheduler = Scheduler(
-            self.limits, max_sequence_tokens=runner.max_sequence_tokens, can_admit=runner.can_admit
-        )
+        base = execution.active  # nothing is fused before the engine runs
+        self._scheduler = Scheduler(self.limits, base=base, memory=runner, costs=costs)
         self._stepper = Stepper(
             scheduler=self._scheduler,
             execution=execution,
             runner=runner,
             residency=residency,
             clock=clock,
-            telemetry=Telemetry(metrics, execution.mode),
+            telemetry=Telemetry(metrics),
+            take_aborts=self._inbox.take_aborts,
         )
         self._chores = Chores(execution, is_used=self._scheduler.uses)
         self._drains: list[Drain] = []
@@ -95,15 +97,14 @@ class EngineThread:
             self._close(error)
 
     def _turn(self) -> None:
-        """Everything due now: commands, deadlines, one step, some chores. Sleeps if there was nothing to run."""
+        """Everything due now: commands, deadlines, loads, one step, some chores. Sleeps if there was nothing to run."""
         self._handle_commands(timeout_s=0)
         self._expire()
-        plan = self._scheduler.plan()
-        if plan is not None:
-            self._stepper.step(plan)
+        self._load()
+        has_run = self._stepper.step()
         self._chores.do_some()
         self._stepper.check_weights()
-        if plan is None and not self._chores.is_busy and not self._is_drained:
+        if not has_run and not self._chores.is_busy and not self._is_drained:
             self._handle_commands(timeout_s=self._idle_s())
 
     @property
@@ -128,15 +129,15 @@ class EngineThread:
     def _handle(self, command: Command) -> None:
         match command:
             case Submit():
-                group = self._stepper.submit(command)
-                if group is not None:
-                    self._residency.request(group.blend, self._tell_loaded(group))
+                self._stepper.submit(command)
             case Abort():
                 sequence = self._scheduler.get(command.request_id)
                 if sequence is not None:
                     self._stepper.fail([sequence], Aborted("the client went away"))
             case BlendLoaded():
-                self._take_loaded(command.blend_key, command.load, command.error)
+                group = self._scheduler.loading(command.blend_key, command.load)
+                if group is not None:
+                    self._stepper.loaded(group, command.error)
             case Forget() | Verify() | Inspect() | Drain():
                 if command.done.set_running_or_notify_cancel():
                     self._serve(command)
@@ -157,20 +158,19 @@ class EngineThread:
             case _:
                 assert_never(command)
 
+    def _load(self) -> None:
+        """Asks for bytes that are wanted, so that they come while others run."""
+        self._stepper.give_way()
+        for group in self._scheduler.to_load():
+            self._residency.request(group.blend, self._tell_loaded(group))
+
     def _tell_loaded(self, group: Group) -> Callable[[Exception | None], None]:
+        key, load = group.blend.key, group.load
+
         def on_done(error: Exception | None) -> None:
-            self._inbox.put(BlendLoaded(blend_key=group.blend.key, load=group.load, error=error))
+            self._inbox.put(BlendLoaded(blend_key=key, load=load, error=error))
 
         return on_done
-
-    def _take_loaded(self, key: BlendKey, load: int, error: Exception | None) -> None:
-        group = self._scheduler.loading(key, load)
-        if group is None:
-            return
-        if error is None:
-            self._scheduler.loaded(group)
-        else:
-            self._stepper.fail(list(group), error)
 
     def _expire(self) -> None:
         now = self._clock.now()
@@ -183,6 +183,7 @@ class EngineThread:
     def _describe(self) -> dict[str, Any]:
         return {
             "execution": self._execution.describe(),
+            "kv": self._runner.describe(),
             "num_waiting": self._scheduler.num_waiting,
             "num_running": self._scheduler.num_running,
             "blends": [

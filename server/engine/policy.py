@@ -1,43 +1,187 @@
-"""Which blend runs next. Pure: a function of what waits and what ran, no clock, no state."""
+"""Which blend is in the weights for the next step, and which run beside it. Pure: no clock, no state of its own.
+
+Rows are of two kinds. *Exclusive* ones run only while their blend is in the weights: the request said so, or the
+blend cannot be mixed. The others can run in any step, *mixed* if another blend is in the weights.
+
+- One blend: it goes in, every step is a plain one.
+- Exclusive rows: their blends take turns in the weights, a quantum of steps each; what can be mixed runs beside them.
+- None: the blend goes in with which the step is shortest, but only once the time lost by not having it in adds up to
+  what the switch costs. Lost time and switches together are thus at most twice the lost time of never switching,
+  whatever arrives (the ski rental rule), and blends that alternate quickly are mixed.
+- Where mixing everything takes longer than running the blends one after another, all rows count as exclusive.
+
+A mixed step takes at most ``max_slowdown`` times the plain step of the same rows: blends beyond that wait for the
+next one, those that ran longest ago going first.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
+
+from server.engine.cost import CostModel
 
 if TYPE_CHECKING:
     from adapters_store.blend import BlendKey
 
+Schedule = Literal["auto", "fused", "mixed"]
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Candidate:
-    """A blend whose bytes are resident and that has something to run.
-
-    ``waiting_since`` is the number of the step after which it last ran, or before which it became ready."""
-
-    key: BlendKey
-    waiting_since: int
+STAYS_UNLESS = 0.9  # mixing and running one after another: the other way must take less than this share of the time
+NUM_DOMINANT = 2  # of the blends with most to correct, so many are thought of for the weights
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Quantum:
-    """The blend in the weights, and for how many steps in a row it has run."""
+class Rules:
+    """``schedule``: ``fused`` never mixes; ``mixed`` keeps the base in but for exclusive rows; ``auto`` goes by cost.
+    ``quantum_steps``: how long a blend stays in while others wait for their turn."""
+
+    schedule: Schedule = "auto"
+    quantum_steps: int = 16
+    max_slowdown: float = 2.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rows:
+    """What could run of one blend: ``num_decode`` rows of one token, ``num_prefill`` prompt tokens.
+
+    ``last_ran`` is the step in which the blend last ran, or became ready."""
 
     key: BlendKey
-    num_steps: int
+    num_entries: int  # 0: the base
+    last_ran: int
+    num_decode: int = 0
+    num_prefill: int = 0
+    is_exclusive: bool = False
+
+    @property
+    def num_tokens(self) -> int:
+        return self.num_decode + self.num_prefill
 
 
-def choose(candidates: Sequence[Candidate], current: Quantum | None, *, quantum_steps: int) -> BlendKey | None:
-    """The current blend until its quantum is used up, then the one that has waited longest (the first of equals);
-    None if there is none.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stay:
+    """The blend in the weights, for how many steps in a row, and how it is used: what the next choice goes by."""
 
-    With n candidates a blend waits for at most (n - 1) * quantum_steps steps: each that runs before it goes behind it.
-    """
-    if not candidates:
-        return None
-    keys = {candidate.key for candidate in candidates}
-    if current is not None and current.key in keys and (len(keys) == 1 or current.num_steps < quantum_steps):
-        return current.key
-    others = [c for c in candidates if current is None or c.key != current.key] or list(candidates)
-    return min(others, key=lambda candidate: candidate.waiting_since).key
+    key: BlendKey
+    num_entries: int = 0
+    num_steps: int = 0
+    lost_s: float = 0.0  # by not having had a better blend in
+    is_mixing: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Choice:
+    """``beside`` holds the blends of rows that run mixed; ``stay`` is for the next choice."""
+
+    key: BlendKey
+    beside: tuple[BlendKey, ...]
+    stay: Stay
+
+    def runs(self, key: BlendKey, is_exclusive: bool) -> bool:
+        return key == self.key or (key in self.beside and not is_exclusive)
+
+
+def choose(
+    rows: Sequence[Rows], stay: Stay, *, base: BlendKey, first: BlendKey | None, costs: CostModel, rules: Rules
+) -> Choice:
+    """For at least one ``Rows``; the rows of a blend may come in two parts, exclusive and not.
+
+    ``first`` has waited too long: it runs in this step, or if it must be in the weights, as soon as the quantum of the
+    blend that is in now has ended, and from then on for as long as it is ``first``."""
+    is_mixing = _is_mixing(rows, stay, base, costs, rules)
+    exclusive = {part.key: part.last_ran for part in rows if part.is_exclusive or not is_mixing}
+    lost_s = 0.0
+    if exclusive:
+        key = _take_turns(exclusive, stay, first, rules)
+    elif rules.schedule == "mixed":
+        key = base
+    else:
+        key, lost_s = _cheapest(rows, stay, base, costs)
+    beside = _within_slowdown(rows, key, first, costs, rules) if is_mixing else ()
+    return Choice(key=key, beside=beside, stay=_stay(rows, stay, key, lost_s, is_mixing))
+
+
+def _is_mixing(rows: Sequence[Rows], stay: Stay, base: BlendKey, costs: CostModel, rules: Rules) -> bool:
+    """The way is changed at the end of a quantum only, so that a turn that was given is had."""
+    if rules.schedule != "auto":
+        return rules.schedule == "mixed"
+    keys = {part.key for part in rows}
+    if len(keys) == 1 or (0 < stay.num_steps < rules.quantum_steps and stay.key in keys):
+        return stay.is_mixing
+    entries = _entries(rows)
+    switches_s = sum(costs.switch(num) for num in entries.values()) / rules.quantum_steps
+    apart_s = switches_s + sum(costs.step(sum(p.num_tokens for p in rows if p.key == key)) for key in keys)
+    together_s = min(_step_s(rows, key, entries, costs) for key in _dominant(rows, stay, base))
+    if stay.is_mixing:
+        return apart_s >= STAYS_UNLESS * together_s
+    return together_s < STAYS_UNLESS * apart_s
+
+
+def _take_turns(last_ran: dict[BlendKey, int], stay: Stay, first: BlendKey | None, rules: Rules) -> BlendKey:
+    if stay.key in last_ran and 0 < stay.num_steps < rules.quantum_steps:
+        return stay.key
+    if first in last_ran:
+        return first
+    others = [key for key in last_ran if key != stay.key] or [stay.key]
+    return min(others, key=last_ran.__getitem__)
+
+
+def _cheapest(rows: Sequence[Rows], stay: Stay, base: BlendKey, costs: CostModel) -> tuple[BlendKey, float]:
+    """The blend to have in, and the time lost so far by staying with the present one."""
+    entries = _entries(rows) | {stay.key: stay.num_entries, base: 0}
+    if len({part.key for part in rows}) == 1:
+        return rows[0].key, 0.0
+    step_s = {key: _step_s(rows, key, entries, costs) for key in _dominant(rows, stay, base)}
+    best = min(step_s, key=step_s.__getitem__)
+    lost_s = stay.lost_s + step_s[stay.key] - step_s[best]
+    is_paid = best != stay.key and lost_s > costs.switch(entries[best] + entries[stay.key])
+    return (best, 0.0) if is_paid else (stay.key, lost_s)
+
+
+def _dominant(rows: Sequence[Rows], stay: Stay, base: BlendKey) -> list[BlendKey]:
+    """Those worth a thought: what is in, the base, and the blends that would take most correcting."""
+    by_weight = sorted(rows, key=lambda part: -part.num_entries * part.num_tokens)
+    return list(dict.fromkeys([stay.key, base, *(part.key for part in by_weight[:NUM_DOMINANT])]))
+
+
+def _entries(rows: Sequence[Rows]) -> dict[BlendKey, int]:
+    return {part.key: part.num_entries for part in rows}
+
+
+def _step_s(rows: Sequence[Rows], key: BlendKey, entries: dict[BlendKey, int], costs: CostModel) -> float:
+    plain_s = costs.step(sum(part.num_tokens for part in rows))
+    return plain_s + sum(_extra_s(part, entries.get(key, 0), costs) for part in rows if part.key != key)
+
+
+def _extra_s(part: Rows, active_entries: int, costs: CostModel) -> float:
+    """What rows cost beyond the plain product: their targets cover their own entries and those that are in."""
+    patch_s = costs.patch_s if part.num_prefill else 0.0
+    return costs.correct(part.num_entries + active_entries, part.num_decode) + patch_s
+
+
+def _within_slowdown(
+    rows: Sequence[Rows], key: BlendKey, first: BlendKey | None, costs: CostModel, rules: Rules
+) -> tuple[BlendKey, ...]:
+    active_entries = _entries(rows).get(key, 0)
+    num_tokens = sum(part.num_tokens for part in rows if part.key == key)
+    parts = [part for part in rows if part.key != key and not part.is_exclusive]
+    beside: list[BlendKey] = []
+    extra_s = 0.0
+    for part in sorted(parts, key=lambda part: (part.key != first, part.last_ran)):
+        more_s = extra_s + _extra_s(part, active_entries, costs)
+        plain_s = costs.step(num_tokens + part.num_tokens)
+        must_run = part.key == first or not num_tokens  # else nothing would run
+        if must_run or plain_s + more_s <= rules.max_slowdown * plain_s:
+            beside.append(part.key)
+            extra_s = more_s
+            num_tokens += part.num_tokens
+    return tuple(beside)
+
+
+def _stay(rows: Sequence[Rows], stay: Stay, key: BlendKey, lost_s: float, is_mixing: bool) -> Stay:
+    before = stay.num_steps if key == stay.key else 0
+    entries = {stay.key: stay.num_entries} | _entries(rows)
+    return Stay(
+        key=key, num_entries=entries.get(key, 0), num_steps=before + 1, lost_s=max(0.0, lost_s), is_mixing=is_mixing
+    )

@@ -14,7 +14,7 @@ from server.core.steps import NewSequence, Reused, StepToken, Survey, SwitchRepo
 
 if TYPE_CHECKING:
     from adapters_store.adapter import Fingerprint, Version
-    from adapters_store.blend import Blend, BlendKey
+    from adapters_store.blend import Blend
 
 
 class Clock(Protocol):
@@ -40,7 +40,8 @@ class Execution(Protocol):
 
     def activate(self, blend: Blend, beside: Collection[Blend] = ()) -> SwitchReport:
         """After it returns the weights hold ``blend``, and the runner can run rows of the blends in ``beside`` (mixable
-        ones, the base among them) in the same step, but for those that the report lists as failed. All must be resident.
+        ones, the base among them) in the same step, but for those that the report lists as failed. All must be
+        resident, but for the one that is in the weights already.
 
         Raises SwitchFailed (the base is restored, the next call works) or an AdapterStoreError (``blend`` cannot be
         made; the old blend or the base is in)."""
@@ -82,7 +83,8 @@ class Residency(Protocol):
 
 
 class Runner(Protocol):
-    """Executes steps of the model over whatever is in the weights and beside it. Owns the KV memory of its sequences."""
+    """Executes steps of the model over whatever is in the weights and beside it. Owns the KV memory of its
+    sequences."""
 
     @property
     def max_sequence_tokens(self) -> int:

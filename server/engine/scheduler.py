@@ -3,90 +3,91 @@
 from __future__ import annotations
 
 import math
-from collections import deque
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Collection
+from collections.abc import Sequence as AnySequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from server.core.errors import Draining, QueueFull, RequestRejected, ServerError
-from server.core.requests import RequestId
-from server.core.steps import NewSequence
-from server.engine.policy import Candidate, Quantum, choose
+from server.core.errors import DeadlineUnreachable, Draining, QueueFull, RequestRejected, ServerError
+from server.core.requests import GenerationRequest, RequestId
+from server.core.steps import Survey, Work
+from server.engine.batch import Share, is_exclusive, rows_of, share_out
+from server.engine.cost import CostModel
+from server.engine.fairness import Ledger
+from server.engine.group import Group, Place
+from server.engine.limits import Limits
+from server.engine.loads import Loads
+from server.engine.policy import Stay, choose
+from server.engine.rates import Rates
+from server.engine.seats import KvMemory, Seats
 from server.engine.sequence import Sequence
 
 if TYPE_CHECKING:
     from adapters_store.adapter import Version
     from adapters_store.blend import Blend, BlendKey
 
-MAX_RETRY_AFTER_S = 60
-
-CanAdmit = Callable[[list[NewSequence]], bool]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Limits:
-    """``max_prefill_tokens`` bounds the prompts that one step starts beyond the first, each counted as long as the
-    longest, to which they are padded; ``quantum_steps`` the steps that one blend runs while another waits."""
-
-    max_queue: int = 256
-    max_batch: int = 32
-    max_prefill_tokens: int = 4096
-    quantum_steps: int = 16
-
-
-@dataclass(slots=True, kw_only=True, eq=False)
-class Group:
-    """The requests of one blend."""
-
-    blend: Blend
-    load: int  # tells this group's load from those of earlier groups of the same blend
-    is_ready: bool  # its bytes are on the host
-    waiting_since: int  # see policy.Candidate
-    waiting: deque[Sequence] = field(default_factory=deque)
-    running: list[Sequence] = field(default_factory=list)
-
-    def __iter__(self) -> Iterator[Sequence]:
-        yield from self.running
-        yield from self.waiting
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """One step: the blend to run under, prompts to start, sequences to continue."""
+    """One step: the blend in the weights, those beside it, and each sequence's tokens."""
 
     blend: Blend
-    starting: tuple[Sequence, ...]
-    running: tuple[Sequence, ...]
+    beside: tuple[Blend, ...]
+    shares: tuple[Share, ...]
 
     @property
-    def sequences(self) -> tuple[Sequence, ...]:
-        return self.starting + self.running
+    def sequences(self) -> list[Sequence]:
+        return [sequence for sequence, _ in self.shares]
+
+    @property
+    def work(self) -> list[Work]:
+        return [Work(id=sequence.id, num_tokens=num_tokens) for sequence, num_tokens in self.shares]
+
+    @property
+    def is_mixed(self) -> bool:
+        return bool(self.beside)
+
+    @property
+    def is_decode(self) -> bool:
+        return all(num_tokens == 1 for _, num_tokens in self.shares)
+
+    def is_beside(self, sequence: Sequence) -> bool:
+        return sequence.request.blend.key != self.blend.key
+
+    def without(self, gone: Collection[Sequence]) -> Plan:
+        shares = tuple(share for share in self.shares if share[0] not in gone)
+        return Plan(blend=self.blend, beside=self.beside, shares=shares)
 
 
 class Scheduler:
     """Owns every request from ``add`` to ``remove``. Not thread-safe: the engine thread's."""
 
-    def __init__(self, limits: Limits, *, max_sequence_tokens: int, can_admit: CanAdmit) -> None:
-        """``max_sequence_tokens`` and ``can_admit`` are the runner's."""
+    def __init__(self, limits: Limits, *, base: Blend, memory: KvMemory, costs: CostModel | None = None) -> None:
+        """``memory`` is the runner."""
         self._limits = limits
-        self._max_sequence_tokens = max_sequence_tokens
-        self._can_admit = can_admit
+        self._base = base
+        self._memory = memory
+        self._costs = costs or CostModel()
+        self._rules = limits.rules
+        self._ledger = Ledger()
         self._groups: dict[BlendKey, Group] = {}
         self._by_id: dict[RequestId, Sequence] = {}
-        self._current: Quantum | None = None
+        self._loads = Loads(patience_steps=limits.patience_steps, hold_steps=limits.patience_steps + limits.turn_steps)
+        self._stay = Stay(key=self._base.key)
         self._num_steps = 0
-        self._num_groups = 0
-        self._mean_total_s = 1.0
+        self._num_arrived = 0
+        self.seats = Seats(limits, memory, self._ledger, self._groups)
+        self.rates = Rates()
         self.is_draining = False
 
     @property
     def num_waiting(self) -> int:
-        """May be read on any thread."""
-        return sum(len(group.waiting) for group in list(self._groups.values()))
+        """Those that have not begun. May be read on any thread."""
+        return sum(sequence.started_s is None for group in list(self._groups.values()) for sequence in group.waiting)
 
     @property
     def num_running(self) -> int:
-        return sum(len(group.running) for group in self._groups.values())
+        return len(self.seats.running)
 
     @property
     def sequences(self) -> list[Sequence]:
@@ -96,47 +97,115 @@ class Scheduler:
     def groups(self) -> list[Group]:
         return list(self._groups.values())
 
-    def refusal(self, together: list[NewSequence]) -> ServerError | None:
+    def refusal(self, together: AnySequence[GenerationRequest], now: float) -> ServerError | None:
         """Why these requests cannot all be taken now; None if they can."""
         if self.is_draining:
             return Draining("the server is stopping")
         if self.num_waiting + len(together) > self._limits.max_queue:
             return QueueFull(limit=self._limits.max_queue, retry_after_s=self.retry_after_s())
-        for new in together:
-            if len(new.prompt_tokens) + new.max_new_tokens > self._max_sequence_tokens:
-                return RequestRejected(
-                    f"{len(new.prompt_tokens)} prompt tokens and {new.max_new_tokens} new ones do not fit the KV "
-                    f"memory: the setting kv_budget_bytes leaves one request room for {self._max_sequence_tokens} tokens"
-                )
-        return None
+        refusals = (self._too_long(request) or self._unreachable(request, now) for request in together)
+        return next((refusal for refusal in refusals if refusal), None)
 
     def retry_after_s(self) -> int:
-        """When a place in the queue may be free: whole seconds, from how long requests took lately."""
-        rounds = 1 + self.num_waiting // self._limits.max_batch
-        return max(1, min(MAX_RETRY_AFTER_S, round(self._mean_total_s * rounds)))
+        """When a place in the queue is worth asking for: whole seconds. Any thread."""
+        return self.rates.retry_after_s(self.num_waiting)
 
-    def add(self, sequence: Sequence) -> Group | None:
-        """Takes a request that ``refusal`` let pass. Returns its group if that is new and its bytes must be loaded."""
+    def add(self, sequence: Sequence) -> None:
+        """Takes a request that ``refusal`` let pass."""
         blend = sequence.request.blend
         group = self._groups.get(blend.key)
-        is_new = group is None
         if group is None:
-            self._num_groups += 1
-            group = Group(blend=blend, load=self._num_groups, is_ready=blend.is_base, waiting_since=self._num_steps)
+            place: Place = "host" if blend.is_base else "wanted"
+            group = Group(blend=blend, place=place, since=self._num_steps, last_ran=self._num_steps)
             self._groups[blend.key] = group
-        group.waiting.append(sequence)
+        self._num_arrived += 1
+        sequence.order = self._num_arrived
+        group.wait(sequence)
         self._by_id[sequence.id] = sequence
-        return group if is_new and not group.is_ready else None
+        self._ledger.join(sequence)
+
+    def remove(self, sequence: Sequence) -> Blend | None:
+        """Ends a request. Returns its blend if nobody else has it and its bytes were asked for, to let them go."""
+        del self._by_id[sequence.id]
+        self._ledger.leave(sequence)
+        if not self._by_id:
+            self.rates.idle()
+        group = self._groups[sequence.request.blend.key]
+        if sequence.is_running:
+            self.seats.leave(sequence)
+        else:
+            group.waiting.remove(sequence)
+        if group.running or group.waiting:
+            return None
+        del self._groups[group.blend.key]
+        if group.blend.is_base or group.place == "wanted":
+            return None
+        self._loads.let_go()
+        return group.blend
+
+    # Bytes on the host.
+
+    def to_load(self) -> list[Group]:
+        """The groups to ask the loader for now, each for its ``load``."""
+        return self._loads.start(self._groups.values(), self._rank, self._num_steps)
 
     def loading(self, key: BlendKey, load: int) -> Group | None:
         """The group that waits for this load; None if it has gone meanwhile."""
         group = self._groups.get(key)
-        return group if group is not None and group.load == load else None
+        return group if group is not None and group.place == "loading" and group.load == load else None
 
-    def loaded(self, group: Group) -> None:
+    def loaded(self, group: Group, survey: Survey) -> None:
         """The group's bytes are on the host."""
-        group.is_ready = True
-        group.waiting_since = self._num_steps
+        group.place, group.since, group.last_ran = "host", self._num_steps, self._num_steps
+        group.survey = survey
+        for sequence in group:  # the wait for bytes does not count
+            sequence.since = None
+
+    def find_no_room(self, group: Group) -> bool:
+        """The load failed because others hold the host memory; its hold is to be released. False if even alone the
+        group does not fit."""
+        return self._loads.find_no_room(group, self._groups.values(), self._num_steps)
+
+    def give_way(self) -> Blend | None:
+        """Takes the bytes from a group for one that has waited for them too long. Returns the blend to let go."""
+        group = self._loads.giving_way(self._groups.values(), self._rank, self._num_steps)
+        if group is None:
+            return None
+        self.seats.park(group.running, "bytes")
+        group.place, group.since = "wanted", self._num_steps
+        self._loads.let_go()
+        return group.blend
+
+    # Steps.
+
+    def plan(self, active: Blend) -> Plan | None:
+        """The next step, while ``active`` is in the weights; None if nothing can run now."""
+        step = self._num_steps + 1
+        ready = [group for group in self._groups.values() if group.is_ready]
+        self.seats.mark_owed(ready, step)
+        self.seats.fill(ready, step)
+        stay = self._stay if self._stay.key == active.key else self._new_stay(active)
+        while self.seats.running:
+            plan, self._stay = self._compose(active, stay)
+            if self._fits(plan):
+                self._num_steps = step
+                for key in {sequence.request.blend.key for sequence in plan.sequences}:
+                    self._groups[key].last_ran = step
+                return plan
+            self.seats.park_least()
+        return None
+
+    def ran(self, plan: Plan, sampled: Collection[RequestId], step_s: float, now: float) -> None:
+        """The step of ``plan`` was done, and gave these sequences a token."""
+        self.rates.ran(step_s, now)
+        for sequence, num_tokens in plan.shares:
+            sequence.num_cached += num_tokens
+            sequence.is_mixed |= plan.is_beside(sequence)
+            if sequence.id in sampled:
+                sequence.since, sequence.owed_since = self._num_steps, None
+                self._ledger.charge(sequence, new_tokens=1)
+
+    # Questions.
 
     def get(self, request_id: RequestId) -> Sequence | None:
         return self._by_id.get(request_id)
@@ -148,85 +217,78 @@ class Scheduler:
     def uses(self, version: Version) -> bool:
         return any(version in group.blend.versions for group in self._groups.values())
 
-    def remove(self, sequence: Sequence) -> Blend | None:
-        """Ends a request. Returns its blend if nobody else has it, so that its bytes can be let go."""
-        del self._by_id[sequence.id]
-        key = sequence.request.blend.key
-        group = self._groups[key]
-        if sequence in group.running:
-            group.running.remove(sequence)
-        else:
-            group.waiting.remove(sequence)
-        if group.running or group.waiting:
-            return None
-        del self._groups[key]
-        return None if group.blend.is_base else group.blend
-
-    def ended(self, total_s: float) -> None:
-        """A request was answered after ``total_s``; what ``retry_after_s`` learns from."""
-        self._mean_total_s += 0.1 * (total_s - self._mean_total_s)
-
     def expired(self, now: float) -> list[Sequence]:
         return [sequence for sequence in self._by_id.values() if sequence.deadline_s <= now]
 
     def next_deadline(self) -> float:
         return min((sequence.deadline_s for sequence in self._by_id.values()), default=math.inf)
 
-    def plan(self) -> Plan | None:
-        """The next step, its new prompts moved from waiting to running; None if nothing can run now."""
-        ready = [group for group in self._groups.values() if group.is_ready]
-        oldest = self._oldest(ready)
-        startable = {group.blend.key for group in ready if oldest and self._has_room(group, oldest)}
-        candidates = [
-            Candidate(key=group.blend.key, waiting_since=group.waiting_since)
-            for group in ready
-            if group.running or group.blend.key in startable
-        ]
-        key = choose(candidates, self._current, quantum_steps=self._limits.quantum_steps)
-        if key is None:
+    def _too_long(self, request: GenerationRequest) -> RequestRejected | None:
+        num_prompt_tokens, max_length = len(request.prompt_tokens), self._memory.max_sequence_tokens
+        if num_prompt_tokens + request.max_new_tokens <= max_length:
             return None
-        group = self._groups[key]
-        running = tuple(group.running)
-        starting = self._start(group, oldest) if oldest and key in startable else ()
-        self._count_step(group)
-        return Plan(blend=group.blend, starting=starting, running=running)
+        return RequestRejected(
+            f"{num_prompt_tokens} prompt tokens and {request.max_new_tokens} new ones do not fit the KV "
+            f"memory: the setting kv_budget_bytes leaves one request room for {max_length} tokens"
+        )
 
-    def _oldest(self, ready: list[Group]) -> Sequence | None:
-        """Of the prompts that have a place in their batch, the one that came first."""
-        heads = [group.waiting[0] for group in ready if self._has_place(group)]
-        return min(heads, key=lambda head: head.request.arrived_s, default=None)
+    def _unreachable(self, request: GenerationRequest, now: float) -> DeadlineUnreachable | None:
+        """Only if it is late even when no other client is served before it, and its answer is as short as can be."""
+        if request.deadline_s is None:
+            return None
+        num_before = 0
+        if self.num_running >= self._limits.max_batch:
+            num_before = sum(s.started_s is None and s.request.client == request.client for s in self._by_id.values())
+        num_steps = -(-len(request.prompt_tokens) // self._limits.step_tokens)
+        num_steps += request.max_new_tokens - 1 if request.ignore_eos else 0
+        needed_s = self.rates.least_s(num_before, num_steps)
+        if not needed_s or now + needed_s <= request.deadline_s:
+            return None
+        return DeadlineUnreachable(
+            deadline_ms=request.deadline_ms, needed_ms=round(needed_s * 1e3), retry_after_s=self.retry_after_s()
+        )
 
-    def _has_place(self, group: Group) -> bool:
-        return bool(group.waiting) and len(group.running) < self._limits.max_batch
+    def _rank(self, group: Group) -> tuple[float, float, int]:
+        return min(self._ledger.rank(sequence) for sequence in group)
 
-    def _has_room(self, group: Group, oldest: Sequence) -> bool:
-        """A younger prompt starts only where memory is left for the oldest as well, so that it is not overtaken for
-        ever; while the oldest finds none, nobody starts."""
-        return self._has_place(group) and self._can_admit(_together(oldest, [group.waiting[0]]))
+    def _new_stay(self, active: Blend) -> Stay:
+        group = self._groups.get(active.key)
+        return Stay(key=active.key, num_entries=group.survey.num_entries if group else 0)
 
-    def _start(self, group: Group, oldest: Sequence) -> tuple[Sequence, ...]:
-        """As many waiting prompts as fit, in order; at least one."""
-        starting = [group.waiting.popleft()]
-        longest = len(starting[0].request.prompt_tokens)
-        while group.waiting and len(group.running) + len(starting) < self._limits.max_batch:
-            head = group.waiting[0]
-            longest = max(longest, len(head.request.prompt_tokens))
-            if longest * (len(starting) + 1) > self._limits.max_prefill_tokens:
-                break
-            if not self._can_admit(_together(oldest, [*starting, head])):
-                break
-            starting.append(group.waiting.popleft())
-        group.running += starting
-        return tuple(starting)
+    def _compose(self, active: Blend, stay: Stay) -> tuple[Plan, Stay]:
+        """The best step with the sequences that have KV memory."""
+        groups = {group.blend.key: group for group in self._groups.values() if group.running}
+        first = min(
+            (sequence for sequence in self.seats.running if sequence.is_owed),
+            key=lambda sequence: (sequence.owed_since, sequence.order),
+            default=None,
+        )
+        choice = choose(
+            [rows for group in groups.values() for rows in rows_of(group, self._limits.step_tokens)],
+            stay,
+            base=self._base.key,
+            first=first.request.blend.key if first else None,
+            costs=self._costs,
+            rules=self._rules,
+        )
+        runnable = [
+            sequence
+            for sequence in self.seats.running
+            if choice.runs(sequence.request.blend.key, _is_exclusive(groups, sequence))
+        ]
+        shares = share_out(runnable, first, self._limits.step_tokens)
+        used = {sequence.request.blend.key for sequence, _ in shares} - {choice.key}
+        blends = {self._base.key: self._base, active.key: active} | {key: group.blend for key, group in groups.items()}
+        beside = tuple(blends[key] for key in choice.beside if key in used)
+        return Plan(blend=blends[choice.key], beside=beside, shares=tuple(shares)), choice.stay
 
-    def _count_step(self, group: Group) -> None:
-        self._num_steps += 1
-        group.waiting_since = self._num_steps
-        key = group.blend.key
-        before = self._current.num_steps if self._current and self._current.key == key else 0
-        self._current = Quantum(key=key, num_steps=before + 1)
+    def _fits(self, plan: Plan) -> bool:
+        """Alone a sequence always does."""
+        if len(self.seats.running) == 1:
+            return True
+        more = {sequence.id: num_tokens for sequence, num_tokens in plan.shares}
+        return self._memory.fits([s.num_cached + more.get(s.id, 0) for s in self.seats.running])
 
 
-def _together(oldest: Sequence, starting: list[Sequence]) -> list[NewSequence]:
-    kept = [] if oldest in starting else [oldest.new]
-    return kept + [sequence.new for sequence in starting]
+def _is_exclusive(groups: dict[BlendKey, Group], sequence: Sequence) -> bool:
+    return is_exclusive(groups[sequence.request.blend.key], sequence)

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 
-from adapters_store.errors import AdapterStoreError
-from server.core.errors import EngineDied, ServerError, StepFailed, SwitchFailed
-from server.core.requests import FinishReason
+from adapters_store.errors import AdapterStoreError, BudgetExceeded
+from server.core.errors import Aborted, EngineDied, ServerError, StepFailed, SwitchFailed
+from server.core.requests import FinishReason, RequestId
 from server.core.steps import StepToken
-from server.engine.messages import FailEvent, Submit
+from server.engine.group import Group
+from server.engine.messages import Abort, FailEvent, Submit
 from server.engine.ports import Clock, Execution, Residency, Runner
-from server.engine.scheduler import Group, Plan, Scheduler
+from server.engine.scheduler import Plan, Scheduler
 from server.engine.sequence import Sequence
 from server.engine.telemetry import Telemetry
+
+TakeAborts = Callable[[Callable[[RequestId], bool]], list[Abort]]
 
 log = logging.getLogger(__name__)
 
@@ -33,6 +36,7 @@ class Stepper:
         residency: Residency,
         clock: Clock,
         telemetry: Telemetry,
+        take_aborts: TakeAborts,
     ) -> None:
         self._scheduler = scheduler
         self._execution = execution
@@ -40,103 +44,138 @@ class Stepper:
         self._residency = residency
         self._clock = clock
         self._telemetry = telemetry
+        self._take_aborts = take_aborts
 
-    def submit(self, command: Submit) -> Group | None:
-        """Takes requests in or tells them why not. Returns their group if the group's bytes must be loaded first."""
-        sequences = [
-            Sequence(request=request, sink=sink) for request, sink in zip(command.requests, command.sinks, strict=True)
-        ]
-        refusal = self._scheduler.refusal([sequence.new for sequence in sequences])
+    def submit(self, command: Submit) -> None:
+        """Takes requests in or tells them why not."""
+        refusal = self._scheduler.refusal(command.requests, self._clock.now())
         if refusal is not None:
+            self._telemetry.refused(refusal)
             for sink in command.sinks:
                 sink(FailEvent(error=refusal))
-            return None
-        to_load = [self._scheduler.add(sequence) for sequence in sequences][0]
+            return
+        for request, sink in zip(command.requests, command.sinks, strict=True):
+            self._scheduler.add(Sequence(request=request, sink=sink))
         self._telemetry.queued(self._scheduler)
-        return to_load
+
+    def loaded(self, group: Group, error: Exception | None) -> None:
+        """A group's bytes have come, or why they could not."""
+        if isinstance(error, BudgetExceeded) and self._scheduler.find_no_room(group):
+            self._residency.release(group.blend)
+        elif error is not None:
+            self.fail(list(group), error)
+        else:
+            self._survey(group)
+
+    def give_way(self) -> None:
+        """Lets the bytes of one blend go if another has waited for room too long."""
+        blend = self._scheduler.give_way()
+        if blend is not None:
+            self._residency.release(blend)
 
     def fail(self, sequences: Collection[Sequence], error: Exception) -> None:
         for sequence in sequences:
             sequence.sink(FailEvent(error=error))
         self._remove(sequences)
 
-    def step(self, plan: Plan) -> None:
-        if not self._activate(plan):
-            return
-        now = self._clock.now()
-        for sequence in plan.starting:
-            sequence.started_s = now
-        self._telemetry.started(plan.starting, now)
-        try:
-            tokens = self._run_model(plan)
-        except Exception as error:
-            log.exception("a step failed")
-            self.fail(plan.sequences, StepFailed(f"the model failed while it ran this request: {error}"))
-            self._restore()
-            return
-        self._advance(plan, tokens)
+    def step(self) -> bool:
+        """Runs one step; False if there is nothing to run."""
+        plan = self._scheduler.plan(self._execution.active)
+        self._telemetry.seated(self._scheduler.seats)
+        if plan is None:
+            return False
+        plan = self._without_aborted(self._activate(plan))
+        if plan.shares:
+            self._run(plan)
+        return True
 
     def check_weights(self) -> None:
         """Raises EngineDied if the execution can no longer vouch for the weights."""
         if self._execution.broken is not None:
             raise EngineDied(self._execution.broken)
 
-    def _activate(self, plan: Plan) -> bool:
-        """True if the weights hold the plan's blend now; else its requests have failed."""
+    def _survey(self, group: Group) -> None:
         try:
-            report = self._execution.activate(plan.blend)
+            survey = self._execution.survey(group.blend)
+        except AdapterStoreError as error:
+            self.fail(list(group), error)
+        else:
+            self._scheduler.loaded(group, survey)
+
+    def _activate(self, plan: Plan) -> Plan:
+        """What of the plan can run, now that the weights hold its blend; the rest has failed."""
+        try:
+            report = self._execution.activate(plan.blend, plan.beside)
         except AdapterStoreError as error:  # nobody who asks for this blend can have it
             self.fail(self._scheduler.of_blend(plan.blend.key), error)
-            return False
+            return plan.without(plan.sequences)
         except Exception as error:
             log.exception("a switch failed")
             failed = error if isinstance(error, ServerError) else SwitchFailed(f"the switch failed: {error}")
             self.fail(plan.sequences, failed)
             self.check_weights()
-            return False
+            return plan.without(plan.sequences)
         for sequence in plan.sequences:
             sequence.switch_s += report.total_s
         if self._execution.active.key != plan.blend.key:
             problem = f"the weights hold {self._execution.active.key} where {plan.blend.key} was asked for"
             log.error("a switch went wrong: %s", problem)
             self.fail(plan.sequences, SwitchFailed(problem))
-            return False
-        return True
+            return plan.without(plan.sequences)
+        gone: list[Sequence] = []
+        for key, reason in report.failed.items():
+            of_blend = self._scheduler.of_blend(key)
+            self.fail(of_blend, reason)
+            gone += of_blend
+        return plan.without(gone)
 
-    def _run_model(self, plan: Plan) -> list[StepToken]:
-        key = plan.blend.key
-        tokens: list[StepToken] = []
-        if plan.running:
-            with self._telemetry.step("decode"):
-                tokens += self._runner.decode(key, [sequence.id for sequence in plan.running])
-        if plan.starting:
-            with self._telemetry.step("prefill"):
-                tokens += self._runner.prefill(key, [sequence.new for sequence in plan.starting])
-        return tokens
+    def _without_aborted(self, plan: Plan) -> Plan:
+        """Nothing more is computed for, or sent to, those who went away meanwhile."""
+        aborts = self._take_aborts(lambda request_id: self._scheduler.get(request_id) is not None)
+        found = {self._scheduler.get(abort.request_id) for abort in aborts}
+        aborted = [sequence for sequence in found if sequence is not None]
+        self.fail(aborted, Aborted("the client went away"))
+        return plan.without(aborted)
 
-    def _advance(self, plan: Plan, tokens: list[StepToken]) -> None:
+    def _run(self, plan: Plan) -> None:
+        started_s = self._clock.now()
+        new = [sequence for sequence in plan.sequences if sequence.started_s is None]
+        for sequence in new:
+            sequence.started_s = started_s
+        self._telemetry.started(new, started_s)
+        try:
+            with self._telemetry.step(plan):
+                tokens = self._runner.step(plan.work)
+        except Exception as error:
+            log.exception("a step failed")
+            self.fail(plan.sequences, StepFailed(f"the model failed while it ran this request: {error}"))
+            self._restore()
+            return
         now = self._clock.now()
+        self._scheduler.ran(plan, {token.id for token in tokens}, now - started_s, now)
+        self._advance(self._without_aborted(plan), tokens, now)
+
+    def _advance(self, plan: Plan, tokens: list[StepToken], now: float) -> None:
         running = {sequence.id: sequence for sequence in plan.sequences}
         done = []
         for token in tokens:
-            sequence = running[token.id]
-            reason = sequence.advance(token, now)
-            if reason is not None:
+            sequence = running.get(token.id)
+            reason = sequence.advance(token, now) if sequence else None
+            if sequence is not None and reason is not None:
                 self._finish(sequence, reason, now)
                 done.append(sequence)
         self._remove(done)
 
     def _finish(self, sequence: Sequence, reason: FinishReason, now: float) -> None:
-        execution = self._execution
-        receipt = sequence.receipt(base=execution.fingerprint, mode=execution.mode, now=now)
+        receipt = sequence.receipt(base=self._execution.fingerprint, now=now)
         sequence.finish(reason, self._runner.finish_text(sequence.id), receipt)
-        self._scheduler.ended(now - sequence.request.arrived_s)
+        self._scheduler.rates.ended(now)
         self._telemetry.finished(sequence, now)
 
     def _remove(self, sequences: Collection[Sequence]) -> None:
-        """All at once: the runner moves the KV of those that stay each time."""
-        if sequences:
-            self._runner.drop([sequence.id for sequence in sequences])
+        if not sequences:
+            return
+        self._runner.drop([sequence.id for sequence in sequences])
         for sequence in sequences:
             unused = self._scheduler.remove(sequence)
             if unused is not None:

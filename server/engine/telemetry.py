@@ -4,28 +4,45 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import Literal
 
+from server.core.errors import DeadlineUnreachable, ServerError
 from server.core.metrics import Metrics
-from server.core.requests import Mode
-from server.engine.scheduler import Scheduler
+from server.engine.scheduler import Plan, Scheduler
+from server.engine.seats import Seats
 from server.engine.sequence import Sequence
 
 
 class Telemetry:
     """Engine thread only."""
 
-    def __init__(self, metrics: Metrics, mode: Mode) -> None:
+    def __init__(self, metrics: Metrics) -> None:
         self._metrics = metrics
-        self._mode = mode
 
     @contextmanager
-    def step(self, phase: Literal["prefill", "decode"]) -> Iterator[None]:
-        with self._metrics.step_seconds.labels(self._mode, phase).time():
+    def step(self, plan: Plan) -> Iterator[None]:
+        """A step is a prefill step if any row of it has more than one token."""
+        num_beside = sum(plan.is_beside(sequence) for sequence in plan.sequences)
+        self._metrics.rows.labels("mixed").inc(num_beside)
+        self._metrics.rows.labels("fused").inc(len(plan.shares) - num_beside)
+        mode, phase = "mixed" if plan.is_mixed else "fused", "decode" if plan.is_decode else "prefill"
+        with self._metrics.step_seconds.labels(mode, phase).time():
             yield
 
     def queued(self, scheduler: Scheduler) -> None:
         self._metrics.queue_depth.set(scheduler.num_waiting)
+
+    def refused(self, error: ServerError) -> None:
+        if isinstance(error, DeadlineUnreachable):
+            self._metrics.deadline_refusals.inc()
+
+    def seated(self, seats: Seats) -> None:
+        """Counts what changed since the last call."""
+        for parked in seats.parked:
+            self._metrics.parked.labels(parked.reason).inc()
+        for reused in seats.reused:
+            self._metrics.prefix_tokens.inc(reused.num_tokens)
+        seats.parked.clear()
+        seats.reused.clear()
 
     def started(self, sequences: Iterable[Sequence], now: float) -> None:
         for sequence in sequences:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import count
 from threading import Event as Flag
@@ -10,8 +10,8 @@ from typing import Any
 
 from adapters_store.adapter import Fingerprint, Version
 from adapters_store.blend import BASE, Blend, BlendKey, BlendMember
-from server.core.requests import AppliedAdapter, GenerationRequest, Mode, RequestId, Sampling
-from server.core.steps import NewSequence, StepToken, SwitchReport, VerifyReport
+from server.core.requests import AppliedAdapter, GenerationRequest, RequestedMode, RequestId, Sampling
+from server.core.steps import NewSequence, Reused, StepToken, Survey, SwitchReport, VerifyReport, Work
 from server.engine.messages import Event, FailEvent, FinishEvent, Submit, TextEvent
 
 FINGERPRINT = Fingerprint("sha256:" + "0" * 64)
@@ -28,28 +28,40 @@ class FakeClock:
 
 @dataclass
 class FakeExecution:
-    """``failures`` holds what the next calls of ``activate`` raise; None lets one pass."""
+    """``failures`` holds what the next calls of ``activate`` raise; None lets one pass. ``beside_failures``: blends
+    that cannot run beside others, and why."""
 
-    mode: Mode = "fused"
     fingerprint: Fingerprint = FINGERPRINT
     active: Blend = BASE
+    beside: frozenset[BlendKey] = frozenset()
     broken: str | None = None
     lies: bool = False  # says it switched, but did not
     failures: list[Exception | None] = field(default_factory=list)
+    beside_failures: dict[BlendKey, Exception] = field(default_factory=dict)
     activated: list[BlendKey] = field(default_factory=list)
     forgotten: list[Version] = field(default_factory=list)
+    unmixable: set[BlendKey] = field(default_factory=set)
+    num_entries: int = 1_000_000
     num_slices: int = 3
 
-    def activate(self, blend: Blend) -> SwitchReport:
+    def survey(self, blend: Blend) -> Survey:
+        return Survey(num_entries=self.num_entries, is_mixable=blend.key not in self.unmixable)
+
+    def activate(self, blend: Blend, beside: Collection[Blend] = ()) -> SwitchReport:
         failure = self.failures.pop(0) if self.failures else None
         if failure is not None:
             self.active = BASE
             raise failure
+        keys = {other.key for other in beside}
+        assert not keys & self.unmixable, "a blend that cannot be mixed was to run beside another"
+        assert blend.key not in keys
+        failed = {key: error for key, error in self.beside_failures.items() if key in keys}
+        self.beside = frozenset(keys - set(failed))
         if blend.key == self.active.key or self.lies:
-            return SwitchReport(kind="none")
+            return SwitchReport(kind="none", failed=failed)
         self.active = blend
         self.activated.append(blend.key)
-        return SwitchReport(kind="exchange", total_s=0.001)
+        return SwitchReport(kind="exchange", total_s=0.001, failed=failed)
 
     def restore(self) -> SwitchReport:
         self.active = BASE
@@ -68,55 +80,94 @@ class FakeExecution:
 
 
 @dataclass
+class Row:
+    """What the runner keeps of a sequence; ``num_cached`` None while it is paused."""
+
+    new: NewSequence
+    num_tokens: int = 0
+    num_cached: int | None = None
+
+    @property
+    def num_known(self) -> int:
+        return len(self.new.prompt_tokens) + self.num_tokens
+
+
+@dataclass
 class FakeRunner:
-    """Answers every sequence with the words of ``script``, then with its end-of-text token."""
+    """Answers every sequence with the words of ``script``, then with its end-of-text token. Holds KV of at most
+    ``max_kv_tokens`` tokens, and finds ``num_reused`` of a prompt there."""
 
     execution: FakeExecution
     script: Sequence[str] = ("a", "b", "c")
-    max_live: int = 1000
+    max_kv_tokens: int = 1_000_000
+    max_sequence_tokens: int = 200_000
+    reused: Reused = field(default_factory=Reused)
     failures: list[Exception | None] = field(default_factory=list)
     held_text: str = ""
-    live: dict[RequestId, tuple[BlendKey, int]] = field(default_factory=dict)
-    steps: list[tuple[BlendKey, frozenset[RequestId]]] = field(default_factory=list)
+    live: dict[RequestId, Row] = field(default_factory=dict)
+    steps: list[tuple[BlendKey, list[Work]]] = field(default_factory=list)
     drops: list[frozenset[RequestId]] = field(default_factory=list)
     gate: Flag | None = None  # steps wait for it
-    max_sequence_tokens: int = 200_000
+    on_step: Callable[[], None] = lambda: None
 
-    def can_admit(self, new: Sequence[NewSequence]) -> bool:
-        return len(self.live) + len(new) <= self.max_live
+    def fits(self, lengths: Sequence[int]) -> bool:
+        return sum(lengths) <= self.max_kv_tokens
 
-    def prefill(self, blend_key: BlendKey, sequences: Sequence[NewSequence]) -> list[StepToken]:
-        for new in sequences:
-            self.live[new.id] = (blend_key, 0)
-        return self._step(blend_key, [new.id for new in sequences])
+    def begin(self, new: NewSequence) -> Reused:
+        row = self.live.setdefault(new.id, Row(new=new))
+        assert row.num_cached is None, "begun twice"
+        reused = self.reused if self.reused.num_tokens < row.num_known else Reused()
+        assert not (new.must_be_fused and reused.mode == "mixed")
+        row.num_cached = reused.num_tokens
+        return reused
 
-    def decode(self, blend_key: BlendKey, ids: Sequence[RequestId]) -> list[StepToken]:
-        return self._step(blend_key, ids)
+    def step(self, work: Sequence[Work]) -> list[StepToken]:
+        if self.gate is not None:
+            assert self.gate.wait(timeout=10)
+        self.steps.append((self.execution.active.key, list(work)))
+        failure = self.failures.pop(0) if self.failures else None
+        if failure is not None:
+            raise failure
+        assert len({item.id for item in work}) == len(work) > 0
+        tokens = [token for item in work if (token := self._run(item)) is not None]
+        held = sum(row.num_cached or 0 for row in self.live.values())
+        assert held <= self.max_kv_tokens or len(self._with_kv()) == 1, "past the KV budget"
+        self.on_step()
+        return tokens
+
+    def pause(self, ids: Collection[RequestId]) -> None:
+        for request in ids:
+            assert self.live[request].num_cached is not None, "paused twice"
+            self.live[request].num_cached = None
 
     def finish_text(self, sequence_id: RequestId) -> str:
         return self.held_text
 
-    def drop(self, ids: Sequence[RequestId]) -> None:
+    def drop(self, ids: Collection[RequestId]) -> None:
         self.drops.append(frozenset(ids))
         for request in ids:
             self.live.pop(request, None)
 
-    def _step(self, blend_key: BlendKey, ids: Sequence[RequestId]) -> list[StepToken]:
-        if self.gate is not None:
-            assert self.gate.wait(timeout=10)
-        assert self.execution.active.key == blend_key, "the runner ran under another blend"
-        assert all(self.live[request][0] == blend_key for request in ids)
-        self.steps.append((blend_key, frozenset(ids)))
-        failure = self.failures.pop(0) if self.failures else None
-        if failure is not None:
-            raise failure
-        return [self._token(request) for request in ids]
+    def describe(self) -> dict[str, Any]:
+        return {"num_sequences": len(self.live)}
 
-    def _token(self, request: RequestId) -> StepToken:
-        blend_key, position = self.live[request]
-        self.live[request] = (blend_key, position + 1)
+    def _run(self, item: Work) -> StepToken | None:
+        row = self.live[item.id]
+        key = row.new.blend.key
+        is_active = key == self.execution.active.key
+        assert is_active or (key in self.execution.beside and not row.new.must_be_fused), "ran under another blend"
+        assert row.num_cached is not None, "ran without KV"
+        assert 1 <= item.num_tokens <= row.num_known - row.num_cached
+        row.num_cached += item.num_tokens
+        if row.num_cached < row.num_known:
+            return None
+        position = row.num_tokens
+        row.num_tokens += 1
         is_eos = position >= len(self.script)
-        return StepToken(id=request, token=position, is_eos=is_eos, text="" if is_eos else self.script[position])
+        return StepToken(id=item.id, token=position, is_eos=is_eos, text="" if is_eos else self.script[position])
+
+    def _with_kv(self) -> list[Row]:
+        return [row for row in self.live.values() if row.num_cached is not None]
 
 
 @dataclass
@@ -185,12 +236,15 @@ def make_request(
     ignore_eos: bool = False,
     arrived_s: float = 100.0,
     deadline_s: float | None = None,
+    client: str = "anonymous",
+    weight: float = 1.0,
+    mode: RequestedMode = "auto",
 ) -> GenerationRequest:
     return GenerationRequest(
         id=RequestId(f"r{next(_numbers)}"),
         tenant="default",
-        client="anonymous",
-        weight=1.0,
+        client=client,
+        weight=weight,
         prompt_tokens=(1,) * num_prompt_tokens,
         blend=blend,
         adapters=tuple(AppliedAdapter(name=v, version=v, scale=1.0) for v in blend.versions),
@@ -198,7 +252,7 @@ def make_request(
         max_new_tokens=max_new_tokens,
         stop=stop,
         ignore_eos=ignore_eos,
-        mode="auto",
+        mode=mode,
         arrived_s=arrived_s,
         deadline_s=deadline_s,
     )

@@ -10,9 +10,9 @@ import pytest
 from server.core.errors import DeadlineExceeded, Draining, EngineDied, QueueFull
 from server.core.metrics import Metrics
 from server.engine.client import EngineClient
+from server.engine.limits import Limits
 from server.engine.loop import EngineThread
 from server.engine.messages import FailEvent, FinishEvent, TextEvent
-from server.engine.scheduler import Limits
 from tests.server.engine.fakes import FakeClock, FakeExecution, FakeResidency, FakeRunner, make_blend, make_request
 
 A = make_blend("a")

@@ -22,9 +22,9 @@ from server.core.errors import (
 )
 from server.core.metrics import Metrics
 from server.core.steps import VerifyReport
+from server.engine.limits import Limits
 from server.engine.loop import EngineThread
 from server.engine.messages import Abort, Drain, Forget, Inspect, Verify
-from server.engine.scheduler import Limits
 from tests.server.engine.fakes import (
     FINGERPRINT,
     Client,
@@ -184,6 +184,7 @@ def test_weights_that_cannot_be_vouched_for_end_the_engine(house: House) -> None
 def test_a_deadline_ends_a_request_that_waits(house: House) -> None:
     house.residency.is_instant = False
     client = house.ask(A, deadline_s=100.25)
+    assert house.residency.requested.wait(10)
     house.clock.seconds = 100.3
     settle(house)
     assert isinstance(client.error, DeadlineExceeded)
