@@ -4,31 +4,41 @@ from __future__ import annotations
 
 import uuid
 from contextlib import AsyncExitStack
+from dataclasses import replace
 
 from adapters_store.adapter import Version
 from adapters_store.blend import Blend, BlendMember, Fusion
-from server.api.schemas import DEFAULT_NEW_TOKENS, AdapterRef, GenerateBody
+from server.api.schemas import DEFAULT_NEW_TOKENS, SEEDS, AdapterRef, GenerateBody
 from server.api.services import Services
 from server.core.errors import RequestRejected
+from server.core.keys import ApiKey
 from server.core.requests import AppliedAdapter, GenerationRequest, RequestId, Sampling
 
+CHARS_PER_TOKEN = 32  # more than text has on average; what is longer is refused before it costs a tokenizer's second
 
-async def admit(services: Services, tenant: str, body: GenerateBody, held: AsyncExitStack) -> GenerationRequest:
-    """Raises RequestRejected, BlendRejected or AdapterNotFound.
 
-    The versions stay held until ``held`` closes, so that a delete waits for the request."""
+async def admit(
+    services: Services, key: ApiKey, body: GenerateBody, held: AsyncExitStack
+) -> tuple[GenerationRequest, ...]:
+    """One request for each answer asked for. Raises RequestRejected, BlendRejected or AdapterNotFound.
+
+    The versions stay held until ``held`` closes, so that a delete waits for the requests."""
     arrived_s = services.now()
     deadline_ms = _deadline_ms(services, body)
-    adapters = tuple([await _hold(services, tenant, ref, held) for ref in body.adapter_refs])
+    _check_num_answers(services, body)
+    _check_num_chars(services, body)
+    adapters = tuple([await _hold(services, key.tenant, ref, held) for ref in body.adapter_refs])
     blend = Blend(
         members=tuple(BlendMember(version=adapter.version, scale=adapter.scale) for adapter in adapters),
         fusion=Fusion(method=body.fusion.method, density=body.fusion.density),
     )
     prompt_tokens = await services.workers.tokenising(_encode, services, body)
     parameters = body.parameters
-    return GenerationRequest(
+    first = GenerationRequest(
         id=RequestId(f"gen-{uuid.uuid4().hex}"),
-        tenant=tenant,
+        tenant=key.tenant,
+        client=key.client,
+        weight=key.weight,
         prompt_tokens=prompt_tokens,
         blend=blend,
         adapters=adapters,
@@ -38,6 +48,7 @@ async def admit(services: Services, tenant: str, body: GenerateBody, held: Async
             top_k=parameters.top_k,
             repetition_penalty=parameters.repetition_penalty,
             seed=parameters.seed,
+            num_logprobs=parameters.logprobs,
         ),
         max_new_tokens=_max_new_tokens(services, len(prompt_tokens), parameters.max_new_tokens),
         stop=body.stops,
@@ -46,6 +57,14 @@ async def admit(services: Services, tenant: str, body: GenerateBody, held: Async
         arrived_s=arrived_s,
         deadline_s=arrived_s + deadline_ms / 1e3,
     )
+    return first, *(_another(first, place) for place in range(1, parameters.n))
+
+
+def _another(first: GenerationRequest, place: int) -> GenerationRequest:
+    """The same request for a further answer, drawn with a seed of its own."""
+    seed = first.sampling.seed
+    sampling = replace(first.sampling, seed=None if seed is None else (seed + place) % SEEDS)
+    return replace(first, id=RequestId(f"{first.id}-{place}"), sampling=sampling)
 
 
 def _deadline_ms(services: Services, body: GenerateBody) -> int:
@@ -55,6 +74,23 @@ def _deadline_ms(services: Services, body: GenerateBody) -> int:
     if body.deadline_ms > limit:
         raise RequestRejected(f"deadline_ms: at most {limit}, got {body.deadline_ms}", param="deadline_ms")
     return body.deadline_ms
+
+
+def _check_num_answers(services: Services, body: GenerateBody) -> None:
+    limit, asked = services.config.max_queue, body.parameters.n
+    if asked > limit:
+        raise RequestRejected(f"parameters.n: at most {limit}, got {asked}", param="parameters.n")
+
+
+def _check_num_chars(services: Services, body: GenerateBody) -> None:
+    """Before the tokenizer sees it."""
+    num_tokens = _max_prompt_tokens(services)
+    limit = num_tokens * CHARS_PER_TOKEN
+    got = len(body.prompt or "") + sum(len(message.content) for message in body.messages or ())
+    if got > limit:
+        field = "messages" if body.prompt is None else "prompt"
+        message = f"at most {limit} characters ({CHARS_PER_TOKEN} for each of {num_tokens} tokens), got {got}"
+        raise RequestRejected(f"{field}: {message}", param=field)
 
 
 async def _hold(services: Services, tenant: str, ref: AdapterRef, held: AsyncExitStack) -> AppliedAdapter:
@@ -81,10 +117,14 @@ def _encode(services: Services, body: GenerateBody) -> tuple[int, ...]:
     else:
         messages = [{"role": message.role, "content": message.content} for message in body.messages or ()]
         field, tokens = "messages", services.codec.encode_chat(messages)
-    limit = min(services.config.max_prompt_tokens, services.base.max_context_tokens - 1)
+    limit = _max_prompt_tokens(services)
     if not 0 < len(tokens) <= limit:
         raise RequestRejected(f"{field}: between 1 and {limit} tokens, got {len(tokens)}", param=field)
     return tokens
+
+
+def _max_prompt_tokens(services: Services) -> int:
+    return min(services.config.max_prompt_tokens, services.base.max_context_tokens - 1)
 
 
 def _max_new_tokens(services: Services, num_prompt_tokens: int, asked: int | None) -> int:

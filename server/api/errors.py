@@ -81,6 +81,7 @@ TABLE: Mapping[type[Exception], Status] = {
     stored.BaseMismatch: Status(422, "adapter_base_mismatch", "invalid_request_error"),
     stored.AdapterRejected: Status(422, "adapter_rejected", "invalid_request_error"),
     core.QueueFull: Status(429, "queue_full", "rate_limit_error"),
+    core.DeadlineUnreachable: Status(429, "deadline_unreachable", "rate_limit_error"),
     ClientDisconnect: Status(CLIENT_CLOSED_REQUEST, "aborted", "client_error"),
     core.Aborted: Status(CLIENT_CLOSED_REQUEST, "aborted", "client_error"),
     core.SwitchFailed: Status(500, "switch_failed", "server_error"),

@@ -16,6 +16,9 @@ MAX_STOPS = 16
 MAX_STOP_CHARS = 256
 MAX_TEMPERATURE = 10.0
 MAX_TOP_K = 1_000_000
+SEEDS = 2**63
+MAX_ANSWERS = 16
+MAX_LOGPROBS = 20
 MIN_REPETITION_PENALTY, MAX_REPETITION_PENALTY = 0.01, 10.0
 DEFAULT_NEW_TOKENS = 128
 
@@ -103,7 +106,27 @@ class Parameters(Strict):
     top_k: int = Field(
         default=0, ge=0, le=MAX_TOP_K, description="Draw from this many of the likeliest tokens; 0 keeps all."
     )
-    seed: int | None = Field(default=None, ge=0, lt=2**63)
+    seed: int | None = Field(
+        default=None,
+        ge=0,
+        lt=SEEDS,
+        description="The same request with the same seed draws the same tokens; by default each draws anew. Of several "
+        "answers the one with index i is drawn with seed + i.",
+    )
+    n: int = Field(
+        default=1,
+        ge=1,
+        le=MAX_ANSWERS,
+        description="So many answers to the one prompt, in `choices`. They are taken in together or not at all, and "
+        "one that fails ends them all. At temperature 0 they are the same.",
+    )
+    logprobs: int | None = Field(
+        default=None,
+        ge=0,
+        le=MAX_LOGPROBS,
+        description="Tell the natural-log probability of each token of the answer, and of so many of the likeliest in "
+        "its place: the model's own, before temperature, penalties and cuts.",
+    )
     stop: StopTexts = Field(default_factory=list)
     repetition_penalty: float = Field(
         default=1.0,
@@ -122,6 +145,14 @@ StopTexts = Annotated[
 ]
 
 
+MODE_TEXT = (
+    "`fused`: every step of this request runs with its blend, and no other, in the weights, so that its numerics do "
+    "not depend on what other requests run with. `auto` lets the server choose step by step: the request may run "
+    "beside requests of other blends, each row with its own correction; the receipt then says `mixed`, and figures may "
+    "differ from fused ones by rounding."
+)
+
+
 class GenerateBody(Strict):
     """Exactly one of ``prompt`` (raw text) and ``messages`` (through the model's chat template)."""
 
@@ -130,9 +161,7 @@ class GenerateBody(Strict):
     adapter: Adapters | None = Field(default=None, description="Absent or an empty list: the base.")
     fusion: FusionOptions = FusionOptions()
     parameters: Parameters = Parameters()
-    mode: RequestedMode = Field(
-        default="auto", description="`fused`: adapters switched into the weights; `auto` lets the server choose."
-    )
+    mode: RequestedMode = Field(default="auto", description=MODE_TEXT)
     stream: bool = False
     deadline_ms: int | None = Field(default=None, ge=1, description="From arrival to the end of the answer.")
 

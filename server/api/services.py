@@ -33,8 +33,11 @@ class Engine(Protocol):
     @property
     def is_draining(self) -> bool: ...
 
-    def generate(self, request: GenerationRequest) -> AsyncGenerator[Event, None]:
-        """Raises QueueFull or Draining at its first step. Closing the iterator aborts the request."""
+    def generate(self, *requests: GenerationRequest) -> AsyncGenerator[tuple[int, Event], None]:
+        """The events of requests that are taken together or not at all, each with its request's place among them.
+
+        Every request ends with a FinishEvent, or the first FailEvent ends them all. Raises QueueFull,
+        DeadlineUnreachable or Draining at its first step. Closing the iterator aborts what has not ended."""
         ...
 
     async def verify(self) -> VerifyReport: ...

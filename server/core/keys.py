@@ -6,6 +6,7 @@
     sha256 = "<64 hex digits: the SHA-256 of the secret>"
     role = "generate"        # or "admin", which may do everything
     tenant = "default"       # optional
+    weight = 2.0             # optional, 1 by default: this key's share of a busy server against other keys
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from typing import Literal, get_args
 Role = Literal["generate", "admin"]
 TENANT_PATTERN = r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}"
 DEFAULT_TENANT = "default"
+MAX_WEIGHT = 1000.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,6 +33,12 @@ class ApiKey:
     digest: bytes = field(repr=False)
     role: Role
     tenant: str = DEFAULT_TENANT
+    weight: float = 1.0
+
+    @property
+    def client(self) -> str:
+        """Tells this key from others where service is shared out."""
+        return f"key-{self.digest.hex()[:12]}" if self.digest else "anonymous"
 
     def may(self, role: Role) -> bool:
         return self.role in ("admin", role)
@@ -57,7 +65,8 @@ def parse_keys(text: str) -> tuple[ApiKey, ...]:
         secret, *rest = item.strip().split(":")
         if not secret or not 1 <= len(rest) <= 2 or not all(rest):
             raise ValueError(f"entry {number} is not of the form secret:role[:tenant]")
-        keys.append(_key(hash_secret(secret), rest[0], rest[1] if len(rest) == 2 else DEFAULT_TENANT, number))
+        tenant = rest[1] if len(rest) == 2 else DEFAULT_TENANT
+        keys.append(_key(hash_secret(secret), rest[0], tenant, number))
     return _distinct(keys)
 
 
@@ -74,21 +83,28 @@ def read_keys_file(path: Path) -> tuple[ApiKey, ...]:
 
 
 def _entry(entry: object, number: int) -> ApiKey:
-    if not isinstance(entry, dict) or not {"sha256", "role"} <= set(entry) <= {"sha256", "role", "tenant"}:
-        raise ValueError(f"entry {number} must have sha256 and role, may have tenant, and nothing else")
+    if not isinstance(entry, dict) or not {"sha256", "role"} <= set(entry) <= {"sha256", "role", "tenant", "weight"}:
+        raise ValueError(f"entry {number} must have sha256 and role, may have tenant and weight, and nothing else")
     try:
         digest = bytes.fromhex(entry["sha256"])
     except (TypeError, ValueError):
         digest = b""
     if len(digest) != hashlib.sha256().digest_size:
         raise ValueError(f"entry {number}: sha256 must be 64 hex digits")
-    return _key(digest, entry["role"], entry.get("tenant", DEFAULT_TENANT), number)
+    weight = _weight(entry.get("weight", 1.0), number)
+    return _key(digest, entry["role"], entry.get("tenant", DEFAULT_TENANT), number, weight=weight)
 
 
-def _key(digest: bytes, role: object, tenant: object, number: int) -> ApiKey:
+def _weight(value: object, number: int) -> float:
+    if isinstance(value, int | float) and not isinstance(value, bool) and 0 < value <= MAX_WEIGHT:
+        return float(value)
+    raise ValueError(f"entry {number}: the weight must be a number above 0 and at most {MAX_WEIGHT:g}, got {value!r}")
+
+
+def _key(digest: bytes, role: object, tenant: object, number: int, *, weight: float = 1.0) -> ApiKey:
     for known in get_args(Role):
         if role == known and isinstance(tenant, str) and re.fullmatch(TENANT_PATTERN, tenant):
-            return ApiKey(digest=digest, role=known, tenant=tenant)
+            return ApiKey(digest=digest, role=known, tenant=tenant, weight=weight)
     raise ValueError(f"entry {number}: the role must be generate or admin, the tenant match {TENANT_PATTERN}")
 
 

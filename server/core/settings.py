@@ -103,6 +103,18 @@ class ServerConfig(BaseModel):
     )
     max_queue: Count = Field(default=256, description="Requests waiting; beyond it new ones get 429.")
     max_batch: Count = Field(default=32, description="Sequences run in one step.")
+    max_step_tokens: Count = Field(
+        default=256,
+        description="Tokens computed in one step; longer prompts go through in chunks, beside answers that go on.",
+    )
+    schedule: Literal["auto", "fused", "mixed"] = Field(
+        default="auto",
+        description="fused: one blend per step, in the weights; mixed: blends beside each other in one step wherever "
+        "they can be; auto chooses for each step by the measured cost.",
+    )
+    calibrate: bool = Field(
+        default=True, description="Measure what steps and switches cost here at start; off: built-in figures."
+    )
     max_new_tokens: Count = Field(default=2048, description="Most new tokens that a request may ask for.")
     max_prompt_tokens: Count = Field(default=8192, description="Longest prompt, in tokens.")
     default_deadline_ms: Milliseconds = Field(default=120_000, description="Deadline of a request that states none.")

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from adapters_store.adapter import Fingerprint, Version
-from server.core.requests import GenerationRequest, Receipt, RequestId, Usage
+from server.core.requests import GenerationRequest, LikelyToken, Receipt, RequestId, TokenLogprob, Usage
 from server.core.steps import VerifyReport
-from server.engine.messages import Event, FinishEvent, TextEvent
+from server.engine.messages import Event, FailEvent, FinishEvent, TextEvent
 
 FINGERPRINT = Fingerprint("sha256:" + "ab" * 32)
 Step = Event | Exception | asyncio.Event  # an exception is raised, an asyncio.Event waited for
@@ -35,20 +35,23 @@ def finish(request: GenerationRequest) -> FinishEvent:
 
 @dataclass
 class FakeEngine:
-    """Without a script every request gets "Hello", " world" and its end. Remembers what it was asked."""
+    """Without a script every request gets "Hello", " world" and its end. Remembers what it was asked.
+
+    Every text counts as one token, and the end as the end-of-text token, where log-probabilities are asked for."""
 
     script: Sequence[Step] | None = None
     is_alive: bool = True
     is_draining: bool = False
     audit_ok: bool = True
+    tells_logprobs: bool = True
     requests: list[GenerationRequest] = field(default_factory=list)
     aborted: list[RequestId] = field(default_factory=list)
     forgotten: list[Version] = field(default_factory=list)
     waits: asyncio.Queue[None] = field(default_factory=asyncio.Queue)  # one item whenever it begins to wait
     ended: asyncio.Event = field(default_factory=asyncio.Event)  # set whenever a request ends, however it does
 
-    async def generate(self, request: GenerationRequest) -> AsyncGenerator[Event, None]:
-        self.requests.append(request)
+    async def generate(self, *requests: GenerationRequest) -> AsyncGenerator[tuple[int, Event], None]:
+        self.requests += requests
         is_finished = False
         default: Sequence[Step] = (TextEvent(text="Hello"), TextEvent(text=" world"))
         try:
@@ -61,12 +64,14 @@ class FakeEngine:
                         self.waits.put_nowait(None)
                         await step.wait()
                     case _:
-                        yield step
+                        for place, request in enumerate(requests):
+                            yield place, self._told(step, request)
             is_finished = True
-            yield finish(request)
+            for place, request in enumerate(requests):
+                yield place, self._told(finish(request), request)
         finally:
             if not is_finished:
-                self.aborted.append(request.id)
+                self.aborted += [request.id for request in requests]
             self.ended.set()
 
     async def verify(self) -> VerifyReport:
@@ -79,6 +84,15 @@ class FakeEngine:
 
     async def forget(self, version: Version) -> None:
         self.forgotten.append(version)
+
+    def _told(self, event: Event, request: GenerationRequest) -> Event:
+        num_top = request.sampling.num_logprobs
+        if num_top is None or not self.tells_logprobs or isinstance(event, FailEvent):
+            return event
+        text = event.text if isinstance(event, TextEvent) else "<end>"
+        top = tuple(LikelyToken(token=place, text=f"t{place}", logprob=-1.0 - place) for place in range(num_top))
+        drawn = LikelyToken(token=len(text), text=text, logprob=-0.5)
+        return replace(event, logprobs=(TokenLogprob(drawn=drawn, top=top),))
 
 
 class WordCodec:

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from adapters_store.errors import AdapterUnavailable
-from server.core.errors import DeadlineExceeded, Draining, QueueFull, SwitchFailed
+from server.core.errors import DeadlineExceeded, DeadlineUnreachable, Draining, QueueFull, SwitchFailed
+from server.core.keys import hash_secret
 from server.engine.messages import FailEvent, TextEvent
 from tests.server.api.rig import error_of, rig, sse_events
 from tests.server.fakes import WordCodec
@@ -89,6 +90,23 @@ async def test_what_was_asked_reaches_the_engine(tmp_path: Path) -> None:
         assert (asked.blend.fusion.method, asked.blend.fusion.density, asked.tenant) == ("ties", 0.5, "default")
 
 
+async def test_a_request_is_its_keys_client_with_its_keys_weight(tmp_path: Path) -> None:
+    keys = tmp_path / "keys.toml"
+    keys.write_text(f'[[keys]]\nsha256 = "{hash_secret("heavy").hex()}"\nrole = "generate"\nweight = 4\n')
+    async with rig(tmp_path / "keys", api_keys="a:generate,b:generate", api_keys_file=str(keys)) as server:
+        for secret in ("a", "b", "a", "heavy"):
+            body = {"prompt": "x"}
+            headers = {"Authorization": f"Bearer {secret}"}
+            assert (await server.client.post("/generate", json=body, headers=headers)).status_code == 200
+        a, b, again, heavy = server.engine.requests
+        assert (a.client, a.weight) == (again.client, again.weight)
+        assert len({a.client, b.client, heavy.client}) == 3
+        assert (a.weight, b.weight, heavy.weight) == (1.0, 1.0, 4.0)
+    async with rig(tmp_path / "open") as server:
+        await server.generate()
+        assert (server.engine.requests[0].client, server.engine.requests[0].weight) == ("anonymous", 1.0)
+
+
 async def test_messages_go_through_the_chat_template(tmp_path: Path) -> None:
     async with rig(tmp_path) as server:
         body = {"messages": [{"role": "user", "content": "four"}, {"role": "assistant", "content": "sixsix"}]}
@@ -113,6 +131,7 @@ async def test_a_stream_is_text_events_then_the_end_with_its_receipt_then_done(t
     ("error", "status", "code", "retry_after"),
     [
         (QueueFull(limit=8, retry_after_s=3), 429, "queue_full", "3"),
+        (DeadlineUnreachable(deadline_ms=5, needed_ms=9, retry_after_s=2), 429, "deadline_unreachable", "2"),
         (Draining("stopping"), 503, "draining", "5"),
         (SwitchFailed("the base was restored"), 500, "switch_failed", None),
         (DeadlineExceeded(deadline_ms=5), 504, "deadline_exceeded", None),

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.server.api.rig import Rig, error_of, rig
+from tests.server.fakes import WordCodec
 
 pytestmark = pytest.mark.anyio
 
@@ -31,6 +33,20 @@ REFUSED: dict[str, tuple[dict[str, Any], str | None, str]] = {
         "parameters.max_new_tokens",
         "greater than or equal to 1",
     ),
+    "a billion tokens": (
+        {**PROMPT, "parameters": {"max_new_tokens": 10**9}},
+        "parameters.max_new_tokens",
+        "at most 2048",
+    ),
+    "more tokens than any number holds": (
+        {**PROMPT, "parameters": {"max_new_tokens": 10**100}},
+        "parameters.max_new_tokens",
+        "at most 2048",
+    ),
+    "no answers": ({**PROMPT, "parameters": {"n": 0}}, "parameters.n", "greater than or equal to 1"),
+    "17 answers": ({**PROMPT, "parameters": {"n": 17}}, "parameters.n", "less than or equal to 16"),
+    "21 log-probabilities": ({**PROMPT, "parameters": {"logprobs": 21}}, "parameters.logprobs", "equal to 20"),
+    "true for log-probabilities": ({**PROMPT, "parameters": {"logprobs": True}}, "parameters.logprobs", "integer"),
     "too many tokens": (
         {**PROMPT, "parameters": {"max_new_tokens": 2049}},
         "parameters.max_new_tokens",
@@ -185,6 +201,30 @@ async def test_a_prompt_past_the_limit_is_refused_with_the_limit(tmp_path: Path)
             "message": "prompt: between 1 and 5 tokens, got 6",
             "param": "prompt",
         }
+
+
+async def test_a_prompt_that_no_tokenizer_need_see_is_refused_with_the_limit_before_it_does(tmp_path: Path) -> None:
+    """A million characters took the tokenizer a second, in which it served nobody else."""
+    async with rig(tmp_path, max_prompt_tokens=5) as server:
+
+        class NoCodec(WordCodec):
+            def encode(self, prompt: str) -> tuple[int, ...]:
+                raise AssertionError("the tokenizer was asked")
+
+        assert (await server.generate(prompt="a" * 160)).status_code == 200
+        server.app.state.services = replace(server.services, codec=NoCodec())
+        error = error_of(await server.generate(prompt="a" * 161), 400)
+        assert error["message"] == "prompt: at most 160 characters (32 for each of 5 tokens), got 161"
+        messages = [{"role": "user", "content": "a" * 80}, {"role": "user", "content": "a" * 81}]
+        error = error_of(await server.client.post("/generate", json={"messages": messages}), 400)
+        assert (error["param"], "at most 160 characters" in error["message"]) == ("messages", True)
+
+
+async def test_more_answers_than_may_wait_are_refused_with_the_limit(tmp_path: Path) -> None:
+    async with rig(tmp_path, max_queue=3) as server:
+        assert (await server.generate(parameters={"n": 3})).status_code == 200
+        error = error_of(await server.generate(parameters={"n": 4}), 400)
+        assert (error["param"], error["message"]) == ("parameters.n", "parameters.n: at most 3, got 4")
 
 
 async def test_a_refused_request_holds_nothing(tmp_path: Path) -> None:

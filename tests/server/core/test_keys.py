@@ -59,6 +59,28 @@ def test_a_keys_file_holds_hashes(tmp_path: Path) -> None:
     assert find_key(config.api_keys, SECRET) is not None
 
 
+def test_a_key_has_the_weight_that_the_file_gives_it_or_one(tmp_path: Path) -> None:
+    path = tmp_path / "keys.toml"
+    entries = [("ab", "weight = 2.5"), ("cd", "weight = 3"), ("ef", "")]
+    path.write_text("".join(f'[[keys]]\nsha256 = "{two * 32}"\nrole = "generate"\n{more}\n' for two, more in entries))
+    assert [key.weight for key in read_keys_file(path)] == [2.5, 3.0, 1.0]
+    assert [key.weight for key in parse_keys("a:admin")] == [1.0]
+
+
+@pytest.mark.parametrize("weight", ["0", "-1", "1000.1", "nan", "inf", "true", "'2'"])
+def test_a_weight_that_is_no_share_is_refused_with_the_limit(weight: str, tmp_path: Path) -> None:
+    path = tmp_path / "keys.toml"
+    path.write_text(f"[[keys]]\nsha256 = '{'ab' * 32}'\nrole = 'admin'\nweight = {weight}\n")
+    with pytest.raises(ValueError, match="entry 1: the weight must be a number above 0 and at most 1000, got"):
+        read_keys_file(path)
+
+
+def test_every_key_is_a_client_of_its_own_that_does_not_change() -> None:
+    first, second = parse_keys("a:generate,b:generate")
+    assert first.client != second.client
+    assert parse_keys("a:admin:acme")[0].client == first.client
+
+
 @pytest.mark.parametrize(
     "text",
     [
