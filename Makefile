@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.installed
-NATIVE := $(wildcard adapters_store/kernels/csrc/*)
+NATIVE := $(wildcard adapters_store/kernels/csrc/* server/runners/ops/csrc/*)
 
 .DEFAULT_GOAL := help
 .PHONY: help install check format test test-quick demo serve bench loadtest clean

@@ -7,6 +7,7 @@ once at its end.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Protocol
 
 from torch import Tensor
@@ -14,7 +15,7 @@ from torch import Tensor
 from server.runners.ops.ragged import Ragged
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class LayerPages:
     """The KV pages of one layer.
 
@@ -32,6 +33,11 @@ class LayerPages:
     @property
     def head_dim(self) -> int:
         return self.keys.shape[2]
+
+    @cached_property
+    def arguments(self) -> tuple[int, int, int, int, int]:
+        """As struct Pages in csrc/ops.h."""
+        return self.keys.data_ptr(), self.values.data_ptr(), self.num_heads, self.head_dim, self.values.shape[3]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

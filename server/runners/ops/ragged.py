@@ -54,6 +54,11 @@ class Ragged:
         return numbers
 
     @cached_property
+    def addresses(self) -> tuple[int, int, int]:
+        """As struct Ragged in csrc/ops.h."""
+        return self.blocks.buffer_info()[0], len(self.blocks) // 4, self.page_numbers.buffer_info()[0]
+
+    @cached_property
     def positions(self) -> Tensor:
         """int64 (num_rows,)"""
         ranges = [torch.arange(each.position, each.position + each.num_tokens) for each in self.segments]

@@ -2,23 +2,34 @@
 
 from __future__ import annotations
 
+import importlib.util
+
 import torch
 
 from server.runners.ops.interface import Ops
 from server.runners.ops.reference import ReferenceOps
 
 
-def get_ops(device: torch.device | str, dtype: torch.dtype, prefer: str | None = None) -> Ops:
-    """The fastest operations for tensors of this kind, or those named ``prefer``.
+def get_ops(device: torch.device | str, dtype: torch.dtype, head_dim: int, prefer: str | None = None) -> Ops:
+    """The fastest operations for a model with heads of this size, or those named ``prefer``.
 
     Raises ValueError when the preferred ones cannot run here."""
-    available = available_ops(torch.device(device).type, dtype)
+    available = available_ops(device, dtype, head_dim)
     name = prefer or available[0]
     if name not in available:
         raise ValueError(f"ops: expected one of {', '.join(available)} for {dtype} on {device}, got {name!r}")
-    return ReferenceOps()
+    if name == "reference":
+        return ReferenceOps()
+    from server.runners.ops.native import NativeOps
+
+    return NativeOps(name)
 
 
-def available_ops(device_type: str, dtype: torch.dtype) -> tuple[str, ...]:
+def available_ops(device: torch.device | str, dtype: torch.dtype, head_dim: int) -> tuple[str, ...]:
     """Names of the operations that can run, fastest first."""
-    return ("reference",)
+    if torch.device(device).type != "cpu" or importlib.util.find_spec("server.runners.ops._native") is None:
+        return ("reference",)
+    from server.runners.ops.native import DTYPE_CODES, MAX_HEAD_DIM, supported_isas
+
+    is_native = dtype in DTYPE_CODES and head_dim <= MAX_HEAD_DIM
+    return (*supported_isas(), "reference") if is_native else ("reference",)

@@ -76,7 +76,7 @@ class Decoding:
         shape = kv_shape(model)
         device = model.model.embed_tokens.weight.device
         self.pages = Pages(shape, device=device, budget_bytes=num_pages * shape.page_bytes)
-        ops = ops or get_ops(device, shape.dtype)
+        ops = ops or get_ops(device, shape.dtype, shape.head_dim)
         self.decoder = LlamaDecoder(model, get_row_kernels(device), ops, self.pages)
 
     def begin(self) -> PagedSequence:

@@ -14,7 +14,7 @@ from server.runners.ops import Ops, Segment, available_ops, get_ops
 from tests.server.runners.decoders import KINDS, SIZES, VOCABULARY, Decoding, Kind, tiny_decoder_model
 
 NEW_TOKENS = 40
-NAMES = available_ops("cpu", torch.float32)
+NAMES = available_ops("cpu", torch.float32, 16)
 
 
 def prompt(seed: int, length: int) -> list[int]:
@@ -26,7 +26,7 @@ PROMPTS = [prompt(1, 23), prompt(2, 5), prompt(3, 48), prompt(4, 1), prompt(5, 1
 
 @pytest.fixture(params=NAMES)
 def ops(request: pytest.FixtureRequest) -> Ops:
-    return get_ops("cpu", torch.float32, request.param)
+    return get_ops("cpu", torch.float32, 16, request.param)
 
 
 @torch.inference_mode()
@@ -73,11 +73,11 @@ def test_logits_are_those_of_transformers_within_rounding(kind: Kind, ops: Ops) 
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("name", available_ops("cpu", torch.bfloat16))
+@pytest.mark.parametrize("name", available_ops("cpu", torch.bfloat16, 16))
 def test_bfloat16_logits_are_as_far_from_exact_ones_as_transformers_own(kind: Kind, name: str) -> None:
     """The measure is the same model in float32: rounding fewer intermediate results must not be worse."""
     model = tiny_decoder_model(kind, torch.bfloat16)
-    decoding = Decoding(model, ops=get_ops("cpu", torch.bfloat16, name))
+    decoding = Decoding(model, ops=get_ops("cpu", torch.bfloat16, 16, name))
     tokens = prompt(6, 120)
     logits = decoding.step([(decoding.begin(), tokens)], samples_all=True)
     with torch.inference_mode():

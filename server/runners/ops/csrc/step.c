@@ -1,0 +1,52 @@
+#include "step.h"
+
+#include <stdlib.h>
+
+#if defined(_OPENMP)
+#include <omp.h>
+#define THREAD_NUMBER omp_get_thread_num()
+#else
+#define THREAD_NUMBER 0
+#endif
+
+enum { WORTH_A_THREAD = 8192 /* elements: below, waking a thread takes longer than the work */ };
+
+void shira_add_rms_norm(const Ops *ops, const AddNorm *args, int threads) {
+#pragma omp parallel for schedule(static) num_threads(threads) if (args->num_rows * args->width > WORTH_A_THREAD)
+    for (int64_t row = 0; row < args->num_rows; row++) ops->add_rms_norm(args, row);
+}
+
+void shira_rope_and_store(const Ops *ops, const Rope *args, int threads) {
+    const int64_t width = (args->num_query_heads + 2 * args->pages.num_heads) * args->pages.head_dim;
+#pragma omp parallel for schedule(static) num_threads(threads) if (args->ragged.num_blocks * width > WORTH_A_THREAD)
+    for (int64_t b = 0; b < args->ragged.num_blocks; b++) ops->rope_and_store(args, &args->ragged.blocks[b]);
+}
+
+int shira_attention(const Ops *ops, const Attention *args, int threads) {
+    const Ragged ragged = args->ragged;
+    int64_t most_rows = 0;
+    for (int64_t b = 0; b < ragged.num_blocks; b++)
+        if (ragged.blocks[b].num_rows > most_rows) most_rows = ragged.blocks[b].num_rows;
+    /* whole lines, so that no two threads write to one and the memory is aligned to vectors */
+    const int64_t floats = (attention_scratch_floats(args, most_rows) + 15) / 16 * 16;
+    float *scratch = aligned_alloc(64, (size_t)(floats * threads) * sizeof(float));
+    if (!scratch) return 0;
+    const int64_t num_tasks = ragged.num_blocks * args->pages.num_heads;
+#pragma omp parallel num_threads(threads) if (num_tasks > 1)
+    {
+        float *mine = scratch + floats * THREAD_NUMBER;
+#pragma omp for schedule(dynamic)
+        for (int64_t task = 0; task < num_tasks; task++) {
+            /* the last blocks of a long prompt take longest: they go first */
+            const Block *block = &ragged.blocks[ragged.num_blocks - 1 - task / args->pages.num_heads];
+            ops->attention(args, block, task % args->pages.num_heads, mine);
+        }
+    }
+    free(scratch);
+    return 1;
+}
+
+void shira_swiglu(const Ops *ops, const Swiglu *args, int threads) {
+#pragma omp parallel for schedule(static) num_threads(threads) if (args->num_rows * args->width > WORTH_A_THREAD)
+    for (int64_t row = 0; row < args->num_rows; row++) ops->swiglu(args, row);
+}
