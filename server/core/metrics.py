@@ -61,7 +61,7 @@ class Metrics:
         )
         self.parked = Counter(
             "shira_parked_total",
-            "Sequences that gave up their KV and went on later: for memory, for one that waited too long, or for bytes.",
+            "Sequences that gave up their KV for a while: to memory, to one that waited too long, to others' bytes.",
             ["reason"],
             registry=registry,
         )

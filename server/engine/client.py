@@ -1,17 +1,17 @@
-"""The asyncio side of the engine thread: the only file that knows both."""
+"""The asyncio side of the engine thread: with ``delivery`` the only file that knows both."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator
 from concurrent.futures import Future
-from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from server.core.errors import DeadlineExceeded, DeadlineUnreachable, Draining, EngineDied, QueueFull
 from server.core.requests import GenerationRequest
 from server.core.steps import VerifyReport
+from server.engine.delivery import Delivery
 from server.engine.loop import EngineThread
 from server.engine.messages import Abort, Command, Drain, Event, FailEvent, Forget, Inspect, Submit, TextEvent, Verify
 from server.engine.ports import Clock
@@ -31,6 +31,7 @@ class EngineClient:
         self._engine = engine
         self._clock = clock
         self._is_draining = False
+        self._delivery: Delivery | None = None
 
     @property
     def is_alive(self) -> bool:
@@ -46,14 +47,14 @@ class EngineClient:
         Every request ends with a FinishEvent, or the first FailEvent ends them all. Closing the iterator early aborts
         what has not ended. All have the same deadline. Raises QueueFull, Draining, DeadlineUnreachable or EngineDied
         instead of a first event."""
-        loop = asyncio.get_running_loop()
         events: asyncio.Queue[tuple[int, Event]] = asyncio.Queue()  # holds at most one event per new token
 
-        def sink(place: int, event: Event) -> None:
-            with suppress(RuntimeError):  # the event loop has closed: nobody waits any more
-                loop.call_soon_threadsafe(events.put_nowait, (place, event))
+        def deliver(place: int, event: Event) -> None:
+            events.put_nowait((place, event))
 
-        self._submit(Submit(requests=requests, sinks=tuple(partial(sink, place) for place in range(len(requests)))))
+        send = self._own_delivery().send
+        sinks = tuple(partial(send, partial(deliver, place)) for place in range(len(requests)))
+        self._submit(Submit(requests=requests, sinks=sinks))
         unended = set(range(len(requests)))
         is_first = True
         try:
@@ -101,6 +102,12 @@ class EngineClient:
         done: Future[None] = Future()
         if self._engine.post(Drain(deadline_s=self._clock.now() + timeout_s, done=done)):
             await asyncio.wrap_future(done)
+
+    def _own_delivery(self) -> Delivery:
+        loop = asyncio.get_running_loop()
+        if self._delivery is None or self._delivery.loop is not loop:
+            self._delivery = Delivery(loop)
+        return self._delivery
 
     def _submit(self, command: Submit) -> None:
         if self._is_draining:

@@ -46,7 +46,7 @@ class Loads:
         if group.is_load_alone:
             return False
         group.place = "wanted"
-        self._is_full = any(other.place != "wanted" for other in groups)
+        self._is_full = bool(_holding(groups))
         return True
 
     def let_go(self) -> None:
@@ -58,11 +58,12 @@ class Loads:
         most served."""
         if not self._is_full or not any(self._is_late(group, step) for group in groups if group.place == "wanted"):
             return None
-        held = [group for group in groups if group.is_ready and not group.blend.is_base]
         able = [
             group
-            for group in held
-            if group.since + self._hold_steps <= step and not any(sequence.is_owed for sequence in group)
+            for group in _holding(groups)
+            if group.is_ready
+            and group.since + self._hold_steps <= step
+            and not any(sequence.is_owed for sequence in group)
         ]
         return max(able, key=rank, default=None)
 
@@ -71,7 +72,11 @@ class Loads:
 
     @staticmethod
     def _mark_company(groups: Collection[Group]) -> None:
-        holding = [group for group in groups if group.place != "wanted" and not group.blend.is_base]
+        holding = _holding(groups)
         for group in holding:
             if group.place == "loading":
                 group.is_load_alone = len(holding) == 1
+
+
+def _holding(groups: Collection[Group]) -> list[Group]:
+    return [group for group in groups if group.place != "wanted" and not group.blend.is_base]
