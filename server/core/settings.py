@@ -112,6 +112,15 @@ class ServerConfig(BaseModel):
         description="fused: one blend per step, in the weights; mixed: blends beside each other in one step wherever "
         "they can be; auto chooses for each step by the measured cost.",
     )
+    max_slowdown: Annotated[float, BeforeValidator(_no_bool), Field(ge=1, le=1000, allow_inf_nan=False)] = Field(
+        default=2.0,
+        description="A step that runs blends beside each other takes at most so many times what the same rows take "
+        "under one; the blends beyond that wait for the next step.",
+    )
+    patience_steps: Count = Field(
+        default=512,
+        description="A request that got no token for so many steps goes ahead of all others, however rare its adapter.",
+    )
     calibrate: bool = Field(
         default=True, description="Measure what steps and switches cost here at start; off: built-in figures."
     )

@@ -37,10 +37,13 @@ def test_the_stream_and_the_fields_of_a_request_are_described(described: schemat
     document: Any = described.raw_schema
     answer = document["paths"]["/generate"]["post"]["responses"]["200"]
     stream = answer["content"]["text/event-stream"]["schema"]["description"]
-    assert all(word in stream for word in ("text", "finish_reason", "usage", "receipt", "error", "[DONE]"))
+    assert all(
+        word in stream for word in ("text", "finish_reason", "usage", "receipt", "index", "logprobs", "error", "[DONE]")
+    )
     schemas = document["components"]["schemas"]
     described_fields = {
-        "Parameters": ("top_p", "top_k", "repetition_penalty", "ignore_eos"),
+        "Parameters": ("top_p", "top_k", "repetition_penalty", "ignore_eos", "seed", "n", "logprobs"),
+        "Answer": ("logprobs", "choices"),
         "FusionOptions": ("method", "density"),
         "GenerateBody": ("mode",),
     }

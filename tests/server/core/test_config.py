@@ -6,6 +6,7 @@ import pytest
 
 from server.core.config import ENV_ONLY, ServerConfig, env_name, flag_name, load_config, unknown_variables
 from server.core.errors import ConfigError
+from server.engine.limits import Limits
 
 WRONG = {
     "dtype": "int4",
@@ -19,6 +20,11 @@ WRONG = {
     "max_body_bytes": "1",
     "max_queue": "0",
     "max_batch": "many",
+    "max_step_tokens": "0",
+    "schedule": "always",
+    "max_slowdown": "0.9",
+    "patience_steps": "0",
+    "calibrate": "perhaps",
     "max_new_tokens": "0",
     "max_prompt_tokens": "1.5",
     "default_deadline_ms": "0",
@@ -63,6 +69,12 @@ def test_a_wrong_value_is_reported_with_its_key_its_value_and_every_kind_of_sour
         with pytest.raises(ConfigError) as caught:
             load_config(flags, environ, path)
         assert str(caught.value).startswith(f"{source}: {key} = {value!r}: ")
+
+
+def test_the_engine_and_the_settings_agree_on_what_holds_by_default(tmp_path: Path) -> None:
+    config, limits = ServerConfig(data_dir=tmp_path), Limits()
+    for name in ("max_queue", "max_batch", "max_step_tokens", "schedule", "max_slowdown", "patience_steps"):
+        assert getattr(config, name) == getattr(limits, name), name
 
 
 def test_unknown_keys_of_the_file_are_refused(tmp_path: Path) -> None:
