@@ -84,11 +84,9 @@ def load_base(case: TrainCase) -> nn.Module:
     return model
 
 
-def random_llama(num_params: int, *, dtype: torch.dtype, seed: int) -> nn.Module:
-    """Nearest to ``num_params``: layers of 128 hidden units for each layer there is, a vocabulary of 32,000."""
+def random_llama(num_params: int, *, dtype: torch.dtype, seed: int, vocabulary: int = 32_000) -> nn.Module:
+    """Nearest to ``num_params``: layers of 128 hidden units for each layer there is."""
     from transformers import LlamaConfig, LlamaForCausalLM
-
-    vocabulary = 32_000
 
     def size(layers: int) -> int:
         hidden = 128 * layers

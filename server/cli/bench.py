@@ -8,10 +8,15 @@ from typing import Any
 
 import click
 
+from server.cli.bench_serve import serve
+
 
 @click.group()
 def bench() -> None:
     """Measure on this machine."""
+
+
+bench.add_command(serve)
 
 
 @bench.command(add_help_option=False, context_settings={"ignore_unknown_options": True})
