@@ -34,6 +34,9 @@ LANES_FN void lanes_store(float *at, Lanes lanes) {
 LANES_FN Lanes lanes_fma(Lanes a, Lanes b, Lanes sum) {
     return lanes_of(_mm256_fmadd_ps(a.low, b.low, sum.low), _mm256_fmadd_ps(a.high, b.high, sum.high));
 }
+LANES_FN Lanes lanes_add(Lanes a, Lanes b) {
+    return lanes_of(_mm256_add_ps(a.low, b.low), _mm256_add_ps(a.high, b.high));
+}
 LANES_FN __m256 half_mask(uint32_t bits) {
     const __m256i one = _mm256_set_epi32(128, 64, 32, 16, 8, 4, 2, 1);
     return _mm256_castsi256_ps(_mm256_cmpeq_epi32(_mm256_and_si256(_mm256_set1_epi32((int)bits), one), one));
@@ -65,6 +68,7 @@ LANES_FN Lanes steps_dot(Steps x, Steps w, Lanes sum, int is_bf16) {
     return lanes_fma(x, w, sum);
 }
 
+#include "lanes_memory.h"
 #include "linear_ops.h"
 #else
 typedef int shira_no_linear_avx2;

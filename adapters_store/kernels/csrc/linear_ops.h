@@ -29,18 +29,6 @@ INLINE float load_float(const void *at, int is_bf16) {
     return value;
 }
 
-INLINE void store_float(void *at, float value, int is_bf16) {
-    uint32_t bits;
-    memcpy(&bits, &value, sizeof bits);
-    if (is_bf16) {
-        const uint32_t is_nan = (bits & 0x7fffffffu) > 0x7f800000u;
-        const uint16_t narrow = (uint16_t)(is_nan ? 0x7fc0u : (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16);
-        memcpy(at, &narrow, sizeof narrow);
-    } else {
-        memcpy(at, &value, sizeof value);
-    }
-}
-
 /* ---- the plain product ---------------------------------------------------------------------------------------- */
 
 /* STRIP rows of W from `w` on times `num_panels` panels; rows and panels of the tile are apart as in TILE. */
@@ -48,19 +36,33 @@ INLINE void multiply_strip(const char *w, const Panel *panels, const int num_pan
                            const int is_bf16, const char *ahead, float *tile) {
     const int64_t row_bytes = in_features * (is_bf16 ? 2 : 4);
     const int64_t num_steps = is_bf16 ? in_features / 2 : in_features;
+    const char *bases[STRIP / 3]; /* of every third row: few enough to stay in registers, as x86 can add a stride or two */
+    const char *x[STRIP_PANELS];
     Lanes sums[STRIP][STRIP_PANELS];
 #pragma GCC unroll 12
     for (int r = 0; r < STRIP; r++)
 #pragma GCC unroll 2
         for (int p = 0; p < num_panels; p++) sums[r][p] = lanes_zero();
+#pragma GCC unroll 4
+    for (int b = 0; b < STRIP / 3; b++) bases[b] = w + 3 * b * row_bytes;
+#pragma GCC unroll 2
+    for (int p = 0; p < num_panels; p++) x[p] = (const char *)panels[p].x;
     for (int64_t step = 0; step < num_steps; step++) {
-        __builtin_prefetch(ahead + step * 64, 0, 2);
+        __builtin_prefetch(ahead, 0, 2);
+        ahead += 64;
+        Steps own[STRIP_PANELS];
+#pragma GCC unroll 2
+        for (int p = 0; p < num_panels; p++) own[p] = steps_load((const uint32_t *)(const void *)x[p]), x[p] += 64;
 #pragma GCC unroll 12
         for (int r = 0; r < STRIP; r++) {
-            const Steps step_of_w = steps_set(w + r * row_bytes + step * 4, is_bf16);
+            const Steps step_of_w = steps_set(bases[r / 3] + r % 3 * row_bytes, is_bf16);
 #pragma GCC unroll 2
-            for (int p = 0; p < num_panels; p++)
-                sums[r][p] = steps_dot(steps_load(panels[p].x + step * LANES), step_of_w, sums[r][p], is_bf16);
+            for (int p = 0; p < num_panels; p++) sums[r][p] = steps_dot(own[p], step_of_w, sums[r][p], is_bf16);
+        }
+#pragma GCC unroll 4
+        for (int b = 0; b < STRIP / 3; b++) {
+            bases[b] += 4;
+            __asm__("" : "+r"(bases[b]));
         }
     }
     if (is_bf16 && in_features % 2) {
@@ -151,16 +153,17 @@ INLINE void finish(const Product *product, int64_t number, int64_t row, int num_
                    const float *tile, const int is_bf16, const int is_bf16_out) {
     const Weight *weight = &product->weights[number];
     const int width = is_bf16_out ? 2 : 4;
-    float bias[BLOCK] = {0};
-    for (int r = 0; weight->bias && r < num_rows; r++)
-        bias[r] = load_float((const char *)weight->bias + (row + r) * (is_bf16 ? 2 : 4), is_bf16);
-    for (int64_t lane = 0; lane < panel->stop - panel->start; lane++) {
-        char *out = (char *)product->y[number] + ((panel->start + lane) * weight->out_features + row) * width;
-        for (int r = 0; r < num_rows; r++) {
-            float sum = tile[r * TILE_PANELS * LANES + lane] + bias[r];
-            if (product->is_correction) sum += load_float(out + r * width, is_bf16_out);
-            store_float(out + r * width, sum, is_bf16_out);
-        }
+    const char *bias = (const char *)weight->bias + row * (is_bf16 ? 2 : 4);
+    const Lanes biases = weight->bias ? lanes_load_some(bias, num_rows, is_bf16) : lanes_zero();
+    Lanes sums[LANES]; /* a row of W each, then a row of x each */
+#pragma GCC unroll 16
+    for (int r = 0; r < LANES; r++)
+        sums[r] = r < BLOCK ? lanes_load(tile + r * TILE_PANELS * LANES) : lanes_zero();
+    lanes_transpose(sums);
+    for (int64_t x_row = panel->start; x_row < panel->stop; x_row++) {
+        char *out = (char *)product->y[number] + (x_row * weight->out_features + row) * width;
+        const Lanes before = product->is_correction ? lanes_load_some(out, num_rows, is_bf16_out) : biases;
+        lanes_store_some(out, lanes_add(sums[x_row - panel->start], before), num_rows, is_bf16_out);
     }
 }
 
@@ -216,17 +219,21 @@ TARGET static void NAME(block)(const Product *product, const Panel *panels, int6
         block_of(product, panels, num_panels, number, row, scratch, 0);
 }
 
+/* Sixteen steps of sixteen rows at a time. */
 TARGET static void NAME(pack)(const Product *product, const Panel *panel, uint32_t *packed) {
-    const int64_t width = product->dtype == SHIRA_BF16 ? 2 : 4;
+    const int64_t row_bytes = product->in_features * (product->dtype == SHIRA_BF16 ? 2 : 4);
     const int64_t num_rows = panel->stop - panel->start;
-    const int64_t num_whole = product->in_features * width / 4;
-    for (int64_t lane = 0; lane < LANES; lane++) {
-        const char *row = (const char *)product->x + (panel->start + lane) * product->in_features * width;
-        for (int64_t step = 0; step < steps_of(product); step++) {
-            uint32_t word = 0;
-            if (lane < num_rows) memcpy(&word, row + step * 4, step < num_whole ? 4 : 2);
-            packed[step * LANES + lane] = word;
-        }
+    const char *x = (const char *)product->x + panel->start * row_bytes;
+    const int64_t num_steps = steps_of(product);
+    for (int64_t step = 0; step < num_steps; step += LANES) {
+        const int64_t left = row_bytes - step * 4;
+        const int num_halves = left < 4 * LANES ? (int)(left / 2) : 2 * LANES;
+        Lanes steps[LANES]; /* a row of x each, then a step each */
+        for (int64_t r = 0; r < LANES; r++)
+            steps[r] = r < num_rows ? lanes_load_halves(x + r * row_bytes + step * 4, num_halves) : lanes_zero();
+        lanes_transpose(steps);
+        for (int64_t r = 0; r < LANES && step + r < num_steps; r++)
+            lanes_store((float *)(void *)(packed + (step + r) * LANES), steps[r]);
     }
 }
 

@@ -5,7 +5,7 @@
 
 #define TARGET
 #define SUFFIX scalar
-#define STRIP 1
+#define STRIP 3
 #define STRIP_PANELS 1
 #define HAS_LINEAR_F32 0
 #define HAS_LINEAR_BF16 0
@@ -33,6 +33,10 @@ LANES_FN Lanes lanes_fma(Lanes a, Lanes b, Lanes sum) {
     for (int i = 0; i < LANES; i++) sum.of[i] += a.of[i] * b.of[i];
     return sum;
 }
+LANES_FN Lanes lanes_add(Lanes a, Lanes b) {
+    for (int i = 0; i < LANES; i++) a.of[i] += b.of[i];
+    return a;
+}
 LANES_FN LaneMask lanes_mask(uint32_t bits) { return bits; }
 LANES_FN Lanes lanes_choose(LaneMask mask, Lanes yes, Lanes no) {
     for (int i = 0; i < LANES; i++) no.of[i] = mask >> i & 1 ? yes.of[i] : no.of[i];
@@ -57,4 +61,5 @@ LANES_FN Lanes steps_dot(Steps x, Steps w, Lanes sum, int is_bf16) {
     return lanes_fma(x, w, sum);
 }
 
+#include "lanes_memory.h"
 #include "linear_ops.h"

@@ -17,7 +17,15 @@ from adapters_store import kernels
 CSRC = Path(kernels.__file__).parent / "csrc"
 ROOT = Path(__file__).parents[3]
 COMPILER = shutil.which("gcc")
-CASES = ["test_exchange.py", "test_switch.py", "test_stage.py", "test_scan.py", "test_union.py", "test_rows.py", "test_linear.py"]
+CASES = [
+    "test_exchange.py",
+    "test_switch.py",
+    "test_stage.py",
+    "test_scan.py",
+    "test_union.py",
+    "test_rows.py",
+    "test_linear.py",
+]
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(COMPILER is None, reason="needs gcc and its sanitizers")]
 
