@@ -54,31 +54,40 @@ INLINE Queries take_queries(const Attention *args, const Block *block, int64_t h
     return all_of;
 }
 
-INLINE Chunk take_chunk(const Attention *args, const int32_t *numbers, int64_t num_pages, int64_t head, int64_t dtype) {
+/* The chunk from position `start` on. */
+INLINE Chunk take_chunk(const Attention *args, Task task, int64_t start, int64_t dtype) {
     const Pages pages = args->pages;
+    const int32_t *numbers = args->ragged.page_numbers + task.block->first_page + start / PAGE;
+    const int64_t num_pages = (task.block->position + task.block->num_rows - start + PAGE - 1) / PAGE;
     Chunk chunk = {.num_pages = num_pages < CHUNK_PAGES ? num_pages : CHUNK_PAGES,
                    .head_dim = pages.head_dim,
                    .value_dim = pages.value_dim};
     for (int64_t p = 0; p < CHUNK_PAGES; p++) {
-        const int64_t at = numbers[p < chunk.num_pages ? p : chunk.num_pages - 1] * pages.num_heads + head;
+        const int64_t at = numbers[p < chunk.num_pages ? p : chunk.num_pages - 1] * pages.num_heads + task.head;
         chunk.keys[p] = offset(pages.keys, at * pages.head_dim * PAGE, dtype);
         chunk.values[p] = offset(pages.values, at * PAGE * pages.value_dim, dtype);
     }
     return chunk;
 }
 
+/* Asks for the place of `ahead` that the caller is working on in its own page: spread over the work, the memory's time is
+ * hidden behind it. Pages lie wherever there was room, which no hardware foresees. */
+INLINE void prefetch(const void *ahead, int64_t at, int64_t dtype) { __builtin_prefetch(offset(ahead, at, dtype), 0, 2); }
+
 /* ---- scores ----------------------------------------------------------------------------------------------------- */
 
 /* scores of `num` (a constant) queries from `first` on with SCORE_PAGES pages from `page` on. */
-INLINE void score_tile(const Chunk *chunk, Queries all_of, int64_t first, int num, int64_t page, int64_t dtype) {
+INLINE void score_tile(const Chunk *chunk, const Chunk *ahead, Queries all_of, int64_t first, int num, int64_t page, int64_t dtype) {
     const float *queries = all_of.queries + first * chunk->head_dim;
     Lanes score[SCORE_QUERIES][SCORE_PAGES];
     for (int q = 0; q < num; q++)
         for (int p = 0; p < SCORE_PAGES; p++) score[q][p] = all(0);
     for (int64_t d = 0; d < chunk->head_dim; d++) {
         Lanes keys[SCORE_PAGES];
-        _Pragma("GCC unroll 2") for (int p = 0; p < SCORE_PAGES; p++)
+        _Pragma("GCC unroll 2") for (int p = 0; p < SCORE_PAGES; p++) {
             keys[p] = load(chunk->keys[page + p], d * PAGE, dtype);
+            prefetch(ahead->keys[page + p], d * PAGE, dtype);
+        }
         _Pragma("GCC unroll 8") for (int q = 0; q < num; q++) {
             const Lanes query = all(queries[q * chunk->head_dim + d]);
             _Pragma("GCC unroll 2") for (int p = 0; p < SCORE_PAGES; p++)
@@ -90,14 +99,14 @@ INLINE void score_tile(const Chunk *chunk, Queries all_of, int64_t first, int nu
             store(all_of.scores, (first + q) * CHUNK + (page + p) * PAGE, SHIRA_F32, score[q][p]);
 }
 
-INLINE void score(const Chunk *chunk, Queries all_of, int64_t dtype) {
+INLINE void score(const Chunk *chunk, const Chunk *ahead, Queries all_of, int64_t dtype) {
     for (int64_t page = 0; page < chunk->num_pages; page += SCORE_PAGES)
         for (int64_t first = 0; first < all_of.count; first += SCORE_QUERIES) {
             const int64_t left = all_of.count - first;
             switch (left < SCORE_QUERIES ? left : SCORE_QUERIES) {
 #define CASE(num)                                                                     \
     case num:                                                                         \
-        if (num <= SCORE_QUERIES) score_tile(chunk, all_of, first, num, page, dtype); \
+        if (num <= SCORE_QUERIES) score_tile(chunk, ahead, all_of, first, num, page, dtype); \
         break;
                 CASE(1) CASE(2) CASE(3) CASE(4) CASE(5) CASE(6) CASE(7) CASE(8)
 #undef CASE
@@ -139,7 +148,7 @@ INLINE void add_values(const Chunk *chunk, Queries all_of, int64_t q, int64_t at
 }
 
 /* For `num` queries from `first` on and `lanes` vectors of the head from `at` on, both constants. */
-INLINE void value_tile(const Chunk *chunk, Queries all_of, int64_t first, int num, int64_t at, int lanes,
+INLINE void value_tile(const Chunk *chunk, const Chunk *ahead, Queries all_of, int64_t first, int num, int64_t at, int lanes,
                        int64_t dtype) {
     Lanes sums[VALUE_QUERIES][VALUE_LANES];
     int common = CHUNK; /* positions that all queries of the tile see */
@@ -149,9 +158,12 @@ INLINE void value_tile(const Chunk *chunk, Queries all_of, int64_t first, int nu
             sums[q][c] = multiply(all(all_of.rescale[first + q]),
                                   load(all_of.sums, (first + q) * chunk->value_dim + at + c * LANES, SHIRA_F32));
     }
-    for (int position = 0; position < common; position++)
+    for (int position = 0; position < common; position++) {
+        _Pragma("GCC unroll 4") for (int c = 0; c < lanes; c++)
+            prefetch(ahead->values[position / PAGE], (position % PAGE) * chunk->value_dim + at + c * LANES, dtype);
         _Pragma("GCC unroll 4") for (int q = 0; q < num; q++)
             add_values(chunk, all_of, first + q, at, lanes, position, dtype, sums[q]);
+    }
     _Pragma("GCC unroll 4") for (int q = 0; q < num; q++)
         for (int position = common; position < all_of.visible[first + q]; position++)
             add_values(chunk, all_of, first + q, at, lanes, position, dtype, sums[q]);
@@ -160,14 +172,14 @@ INLINE void value_tile(const Chunk *chunk, Queries all_of, int64_t first, int nu
             store(all_of.sums, (first + q) * chunk->value_dim + at + c * LANES, SHIRA_F32, sums[q][c]);
 }
 
-INLINE void add_weighted_values(const Chunk *chunk, Queries all_of, int64_t dtype) {
+INLINE void add_weighted_values(const Chunk *chunk, const Chunk *ahead, Queries all_of, int64_t dtype) {
     for (int64_t first = 0; first < all_of.count; first += VALUE_QUERIES) {
         const int64_t left = all_of.count - first;
         int64_t at = 0;
 #define TILES(num, lanes)                                                            \
     if (num <= VALUE_QUERIES && lanes <= VALUE_LANES)                                \
         for (; at + lanes * LANES <= chunk->value_dim; at += lanes * LANES)          \
-            value_tile(chunk, all_of, first, num, at, lanes, dtype);
+            value_tile(chunk, ahead, all_of, first, num, at, lanes, dtype);
         switch (left < VALUE_QUERIES ? left : VALUE_QUERIES) {
 #define CASE(num)                              \
     case num:                                  \
@@ -192,24 +204,27 @@ INLINE void put_results(const Attention *args, const Block *block, int64_t head,
     }
 }
 
-INLINE void attend(const Attention *args, const Block *block, int64_t head, float *scratch, int64_t dtype) {
+INLINE void attend(const Attention *args, Task task, Task next, float *scratch, int64_t dtype) {
+    const Block *block = task.block;
     const int64_t group = args->num_query_heads / args->pages.num_heads, end = block->position + block->num_rows;
-    const int32_t *numbers = args->ragged.page_numbers + block->first_page;
-    Queries all_of = take_queries(args, block, head, scratch, dtype);
+    Queries all_of = take_queries(args, block, task.head, scratch, dtype);
+    Chunk chunk = take_chunk(args, task, 0, dtype);
     for (int64_t start = 0; start < end; start += CHUNK) {
-        const Chunk chunk = take_chunk(args, numbers + start / PAGE, (end - start + PAGE - 1) / PAGE, head, dtype);
-        score(&chunk, all_of, dtype);
+        const int is_last = start + CHUNK >= end;
+        const Chunk ahead = is_last ? take_chunk(args, next, 0, dtype) : take_chunk(args, task, start + CHUNK, dtype);
+        score(&chunk, &ahead, all_of, dtype);
         for (int64_t q = 0; q < all_of.count; q++) {
-            const int64_t ahead = block->position + q / group + 1 - start;
-            all_of.visible[q] = (int32_t)(ahead < 0 ? 0 : ahead > CHUNK ? CHUNK : ahead);
+            const int64_t seen = block->position + q / group + 1 - start;
+            all_of.visible[q] = (int32_t)(seen < 0 ? 0 : seen > CHUNK ? CHUNK : seen);
             all_of.rescale[q] = 1;
             if (all_of.visible[q]) weigh(all_of, q, all_of.visible[q]);
         }
-        add_weighted_values(&chunk, all_of, dtype);
+        add_weighted_values(&chunk, &ahead, all_of, dtype);
+        chunk = ahead;
     }
-    put_results(args, block, head, all_of, dtype);
+    put_results(args, block, task.head, all_of, dtype);
 }
 
-TARGET static void NAME(attention)(const Attention *args, const Block *block, int64_t head, float *scratch) {
-    BY_DTYPE(args->dtype, attend(args, block, head, scratch, DTYPE))
+TARGET static void NAME(attention)(const Attention *args, Task task, Task next, float *scratch) {
+    BY_DTYPE(args->dtype, attend(args, task, next, scratch, DTYPE))
 }

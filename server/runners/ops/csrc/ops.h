@@ -72,11 +72,17 @@ typedef struct {
     int64_t width;
 } Swiglu;
 
+/* One block's rows over one kv head. */
+typedef struct {
+    const Block *block;
+    int64_t head;
+} Task;
+
 typedef struct {
     void (*add_rms_norm)(const AddNorm *args, int64_t row);
     void (*rope_and_store)(const Rope *args, const Block *block);
-    /* One block's rows over one kv head; `scratch` has attention_scratch_floats(args), 64-byte aligned. */
-    void (*attention)(const Attention *args, const Block *block, int64_t head, float *scratch);
+    /* Of `next` only pages are asked for ahead of time; `scratch` has attention_scratch_floats(args). */
+    void (*attention)(const Attention *args, Task task, Task next, float *scratch);
     void (*swiglu)(const Swiglu *args, int64_t row);
 } Ops;
 

@@ -22,6 +22,13 @@ void shira_rope_and_store(const Ops *ops, const Rope *args, int threads) {
     for (int64_t b = 0; b < args->ragged.num_blocks; b++) ops->rope_and_store(args, &args->ragged.blocks[b]);
 }
 
+/* The last blocks of a long prompt take longest: they go first. */
+static Task task_of(const Attention *args, int64_t number) {
+    const int64_t last = args->ragged.num_blocks - 1, num_heads = args->pages.num_heads;
+    const Task task = {.block = &args->ragged.blocks[last - number / num_heads], .head = number % num_heads};
+    return task;
+}
+
 int shira_attention(const Ops *ops, const Attention *args, int threads) {
     const Ragged ragged = args->ragged;
     int64_t most_rows = 0;
@@ -32,14 +39,14 @@ int shira_attention(const Ops *ops, const Attention *args, int threads) {
     float *scratch = aligned_alloc(64, (size_t)(floats * threads) * sizeof(float));
     if (!scratch) return 0;
     const int64_t num_tasks = ragged.num_blocks * args->pages.num_heads;
+    const int64_t at_once = num_tasks / (threads * 8) + 1; /* neighbours: the next one's pages are on their way */
 #pragma omp parallel num_threads(threads) if (num_tasks > 1)
     {
         float *mine = scratch + floats * THREAD_NUMBER;
-#pragma omp for schedule(dynamic)
-        for (int64_t task = 0; task < num_tasks; task++) {
-            /* the last blocks of a long prompt take longest: they go first */
-            const Block *block = &ragged.blocks[ragged.num_blocks - 1 - task / args->pages.num_heads];
-            ops->attention(args, block, task % args->pages.num_heads, mine);
+#pragma omp for schedule(dynamic, at_once)
+        for (int64_t number = 0; number < num_tasks; number++) {
+            const int64_t next = number + 1 < num_tasks ? number + 1 : number;
+            ops->attention(args, task_of(args, number), task_of(args, next), mine);
         }
     }
     free(scratch);
