@@ -1,4 +1,4 @@
-"""What one gets without a server: transformers and PEFT over padded batches, in a process of its own.
+"""What one gets without a server, batch after batch, in a process of its own.
 
 ``python -m server.bench_serve.offline`` is that process: a line of JSON in, a line of JSON out.
 """
@@ -13,16 +13,17 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import islice
+from pathlib import Path
 from time import perf_counter
-from typing import Any, cast
+from typing import Any, Protocol, assert_never, cast
 
+from server.bench_serve.in_process import OwnSteps
 from server.bench_serve.measures import Measured
 from server.bench_serve.processes import ServerFailed
 from server.bench_serve.random_adapters import save_lora_adapters
+from server.bench_serve.rivals import AdapterNames, Generate, Merge
 from server.bench_serve.subjects import Offline, OfflineMethod, Surroundings
-from server.bench_serve.workload import Arrival, adapter_name
-
-BASE_ROW = "__base__"  # as PEFT calls a row without an adapter
+from server.bench_serve.workload import Arrival
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,8 +41,7 @@ class RunningOffline:
 
     def __init__(self, subject: Offline, around: Surroundings) -> None:
         """Raises ServerFailed."""
-        count = 0 if subject.method == "generate" else subject.num_adapters
-        paths = save_lora_adapters(around.model_dir, around.work_dir, count=count)
+        paths = save_lora_adapters(around.model_dir, around.work_dir, count=subject.num_adapters)
         self._log = around.work_dir / f"offline-{subject.method}.log"
         with self._log.open("wb") as log:
             self._process = subprocess.Popen(
@@ -66,12 +66,15 @@ class RunningOffline:
         work = {"batch": concurrency, "requests": [asdict(arrival) for arrival in arrivals]}
         took = cast("dict[str, float]", self._call(work))
         num_tokens = sum(arrival.num_new_tokens for arrival in arrivals)
+        figures = {
+            "num_answered": len(arrivals),
+            "wall_s": took["wall_s"],
+            "tokens_per_s": num_tokens / took["wall_s"],
+        }
+        if took.get("decode_s"):
+            figures["decode_tokens_per_s"] = took["num_decoded"] / took["decode_s"]
         return Measured(
-            figures={
-                "num_answered": len(arrivals),
-                "wall_s": took["wall_s"],
-                "tokens_per_s": num_tokens / took["wall_s"],
-            },
+            figures=figures,
             worst_wait_ms={},
             tokens_per_s_of_key={},
             mode_shares={},
@@ -97,95 +100,50 @@ class RunningOffline:
 
 def main() -> None:
     with _only_answers_on_stdout() as answer:
-        baseline = Baseline(Job(**json.loads(sys.stdin.readline())))
+        baseline = make_baseline(Job(**json.loads(sys.stdin.readline())))
         answer({})
         for line in sys.stdin:
             work = json.loads(line)
-            answer(baseline.run([Arrival(**request) for request in work["requests"]], batch=work["batch"]))
+            arrivals = [Arrival(**request) for request in work["requests"]]
+            answer(run_batches(baseline, arrivals, batch=work["batch"]))
 
 
-class Baseline:
-    """The model of one job, and how its method runs a batch."""
+class Baseline(Protocol):
+    """One way to answer a batch of requests."""
 
-    def __init__(self, job: Job) -> None:
-        import torch
-        from transformers import AutoModelForCausalLM, AutoTokenizer
-
-        if job.threads is not None:
-            torch.set_num_threads(job.threads)
-        self._tokenizer: Any = AutoTokenizer.from_pretrained(job.model_dir, padding_side="left", local_files_only=True)
-        self._tokenizer.pad_token = self._tokenizer.pad_token or self._tokenizer.convert_ids_to_tokens(0)
-        model: Any = AutoModelForCausalLM.from_pretrained(job.model_dir, dtype="auto", local_files_only=True)
-        model.requires_grad_(False).eval()
-        model.generation_config.eos_token_id = None
-        model.generation_config.pad_token_id = self._tokenizer.pad_token_id
-        self._model = _with_loras(model, job.lora_dirs) if job.lora_dirs else model
-        methods: dict[OfflineMethod, Callable[[Sequence[Arrival]], None]] = {
-            "generate": self._generate,
-            "adapter-names": self._generate_mixed,
-            "merge": self._generate_merged,
-        }
-        self._run_batch = methods[job.method]
-        self._spent: dict[str, float] = {}
-
-    def run(self, arrivals: Sequence[Arrival], *, batch: int) -> Mapping[str, float]:
-        """Seconds of it all, and what went into merging."""
-        self._spent = {}
-        started_s = perf_counter()
-        for requests in _batches(arrivals, batch):
-            self._run_batch(requests)
-        return {"wall_s": perf_counter() - started_s, **self._spent}
-
-    def _generate(self, requests: Sequence[Arrival], **more: Any) -> None:
-        tokens = self._tokenizer([request.prompt for request in requests], padding=True, return_tensors="pt")
-        num_new_tokens = max(request.num_new_tokens for request in requests)
-        self._model.generate(
-            input_ids=tokens["input_ids"],
-            attention_mask=tokens["attention_mask"],
-            max_new_tokens=num_new_tokens,
-            do_sample=False,
-            **more,
-        )
-
-    def _generate_mixed(self, requests: Sequence[Arrival]) -> None:
-        self._generate(requests, adapter_names=[request.adapter or BASE_ROW for request in requests])
-
-    def _generate_merged(self, requests: Sequence[Arrival]) -> None:
-        for name in dict.fromkeys(request.adapter for request in requests):
-            group = [request for request in requests if request.adapter == name]
-            if name is None:
-                with self._model.disable_adapter():
-                    self._generate(group)
-                continue
-            with self._timed("merge_s"):
-                self._model.set_adapter(name)
-                self._model.merge_adapter([name])
-            self._generate(group)
-            with self._timed("unmerge_s"):
-                self._model.unmerge_adapter()
-            self._spent["num_merges"] = self._spent.get("num_merges", 0) + 1
-
-    @contextlib.contextmanager
-    def _timed(self, name: str) -> Iterator[None]:
-        started_s = perf_counter()
-        yield
-        self._spent[name] = self._spent.get(name, 0.0) + perf_counter() - started_s
+    def run_batch(self, requests: Sequence[Arrival]) -> Mapping[str, float]:
+        """What was spent, by name."""
+        ...
 
 
-def _with_loras(model: Any, lora_dirs: Sequence[str]) -> Any:
-    from peft import PeftModel
+def make_baseline(job: Job) -> Baseline:
+    import torch
 
-    names = [adapter_name(number) for number in range(len(lora_dirs))]
-    lora: Any = PeftModel.from_pretrained(model, lora_dirs[0], adapter_name=names[0], autocast_adapter_dtype=False)
-    for name, path in zip(names[1:], lora_dirs[1:], strict=True):
-        lora.load_adapter(path, adapter_name=name, autocast_adapter_dtype=False)
-    return lora.eval()
+    if job.threads is not None:
+        torch.set_num_threads(job.threads)
+    model_dir = Path(job.model_dir)
+    match job.method:
+        case "engine":
+            return OwnSteps(model_dir)
+        case "generate":
+            return Generate(model_dir)
+        case "adapter-names":
+            return AdapterNames(model_dir, job.lora_dirs)
+        case "merge":
+            return Merge(model_dir, job.lora_dirs)
+        case _:
+            assert_never(job.method)
 
 
-def _batches(arrivals: Sequence[Arrival], size: int) -> Iterator[list[Arrival]]:
+def run_batches(baseline: Baseline, arrivals: Sequence[Arrival], *, batch: int) -> dict[str, float]:
+    """Seconds of it all, and the sums of what was spent."""
+    spent: dict[str, float] = {}
     queue = iter(arrivals)
-    while batch := list(islice(queue, size)):
-        yield batch
+    started_s = perf_counter()
+    while requests := list(islice(queue, batch)):
+        for name, value in baseline.run_batch(requests).items():
+            spent[name] = spent.get(name, 0.0) + value
+    return {"wall_s": perf_counter() - started_s, **spent}
 
 
 @contextlib.contextmanager

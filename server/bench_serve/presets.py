@@ -131,10 +131,17 @@ def engine8(scale: Scale) -> Plan:
     workload = scale.closed(8)
     ours = Cell(subject=Offline(method="engine"), workload=workload)
     padded = Cell(subject=Offline(method="generate"), workload=workload)
-    target = Target(
-        says="the engine, batch 8, to generate on a padded batch of 8", cell=ours, against=padded, bound=1.0
+    targets = (
+        Target(
+            says="our steps, batch 8, decode alone, to generate on a padded batch of 8",
+            cell=ours,
+            against=padded,
+            figure="decode_tokens_per_s",
+            bound=1.0,
+        ),
+        Target(says="the same with the prompts", cell=ours, against=padded),
     )
-    return Plan(name="engine8", cells=(ours, padded), targets=(target,))
+    return Plan(name="engine8", cells=(ours, padded), targets=targets)
 
 
 def policies(scale: Scale) -> Plan:

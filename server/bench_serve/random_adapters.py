@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -45,15 +47,22 @@ def save_lora_adapters(model_dir: Path, work_dir: Path, *, count: int) -> list[P
     return paths
 
 
+@contextmanager
+def quiet_peft() -> Iterator[None]:
+    """PEFT asks for what transformers renames, and each user is told."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".is_gradient_checkpointing. is deprecated", category=FutureWarning)
+        yield
+
+
 def _save_missing(model_dir: Path, folder: Path, numbers: list[int]) -> None:
     from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForCausalLM
 
     model = AutoModelForCausalLM.from_pretrained(model_dir, dtype="auto", local_files_only=True)
     config = LoraConfig(r=LORA_RANK, lora_alpha=LORA_RANK, target_modules=list(TARGETS), task_type="CAUSAL_LM")
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".is_gradient_checkpointing. is deprecated", category=FutureWarning)
-        lora = get_peft_model(model, config, autocast_adapter_dtype=False)  # PEFT asks for what transformers renames
+    with quiet_peft():
+        lora = get_peft_model(model, config, autocast_adapter_dtype=False)
     for number in numbers:
         generator = torch.Generator().manual_seed(number)
         for name, parameter in lora.named_parameters():

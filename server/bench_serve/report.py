@@ -15,6 +15,7 @@ from server.bench_serve.vllm_server import CAVEAT
 
 COLUMNS = (  # heading, figure, digits
     ("tok/s", "tokens_per_s", 1),
+    ("decode", "decode_tokens_per_s", 1),
     ("TTFT p50", "ttft_ms_p50", 0),
     ("p95", "ttft_ms_p95", 0),
     ("p99", "ttft_ms_p99", 0),
@@ -23,7 +24,7 @@ COLUMNS = (  # heading, figure, digits
     ("p99", "token_ms_p99", 1),
     ("worst wait", "worst_wait_ms", 0),
 )
-HEADINGS = ["", *(heading for heading, _, _ in COLUMNS), "modes", "switches", "host hits", "troubles"]
+HEADINGS = ["", *(heading for heading, _, _ in COLUMNS), "modes", "switches", "hits", "troubles"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,14 +87,19 @@ def _cells_of(result: CellResult) -> list[str]:
 def _notes(result: CellResult) -> list[str]:
     modes = " ".join(f"{mode} {share:.0%}" for mode, share in result.mode_shares.items())
     switches = by_label(result.counters, "shira_switches_total", "kind")
-    hits = by_label(result.counters, "shira_tier_hits_total", "tier").get("host", 0.0)
-    misses = by_label(result.counters, "shira_tier_misses_total", "tier").get("host", 0.0)
     return [
         modes,
         " ".join(f"{kind} {count:.0f}" for kind, count in sorted(switches.items())),
-        f"{hits / (hits + misses):.0%}" if hits + misses else "",
+        _tier_hits(result),
         _troubles(result),
     ]
+
+
+def _tier_hits(result: CellResult) -> str:
+    hits = by_label(result.counters, "shira_tier_hits_total", "tier")
+    misses = by_label(result.counters, "shira_tier_misses_total", "tier")
+    asked = {tier: hits.get(tier, 0.0) + misses.get(tier, 0.0) for tier in ("device", "host")}
+    return " ".join(f"{tier} {hits.get(tier, 0.0) / count:.0%}" for tier, count in asked.items() if count)
 
 
 def _troubles(result: CellResult) -> str:
