@@ -22,12 +22,12 @@ import torch
 import uvicorn
 from fastapi import FastAPI
 
-from adapters_store.kernels import get_kernels
 from adapters_store.store import AdapterStore
 from adapters_store.store_config import StoreConfig
 from adapters_store.tiers.redis_settings import RedisSettings
 from server.api.app import build_api
 from server.api.services import BaseInfo, Services
+from server.calibration import calibrate
 from server.core.clock import MonotonicClock
 from server.core.errors import ServerError
 from server.core.log import configure_logging
@@ -36,14 +36,13 @@ from server.core.settings import ServerConfig
 from server.core.tier_metrics import TierMetrics
 from server.draining import DrainingServer
 from server.engine.client import EngineClient
+from server.engine.cost import CostModel
+from server.engine.limits import Limits
 from server.engine.loop import EngineThread
 from server.engine.messages import Forget
-from server.engine.scheduler import Limits
-from server.execution.fused import FusedExecution
 from server.execution.residency import StoreResidency
-from server.runners.llm import LlmRunner
 from server.runners.loading import LoadedModel, load_llm, resolve_model
-from server.runners.text import TextCodec
+from server.stack import build_stack
 
 log = logging.getLogger(__name__)
 
@@ -101,25 +100,28 @@ def build_app(config: ServerConfig) -> FastAPI:
     loaded = _load_base(config)
     tier_metrics = TierMetrics(metrics)
     store = AdapterStore(_store_config(config), loaded.weights.fingerprint, tier_metrics)
-    kernels = get_kernels(loaded.weights.device)
-    execution = FusedExecution(
-        loaded.weights,
-        kernels,
+    stack = build_stack(
+        loaded,
         store,
         device_budget_bytes=config.device_budget_bytes,
+        kv_budget_bytes=config.kv_budget_bytes,
         metrics=metrics,
         observer=tier_metrics,
     )
-    codec = TextCodec(loaded.tokenizer)
-    runner = LlmRunner(loaded, codec, kv_budget_bytes=config.kv_budget_bytes)
     loaders = ThreadPoolExecutor(LOADER_THREADS, thread_name_prefix="loader")
     engine = EngineThread(
-        execution=execution,
-        runner=runner,
+        execution=stack.execution,
+        runner=stack.runner,
         residency=StoreResidency(store, loaders),
         clock=clock,
         metrics=metrics,
-        limits=Limits(max_queue=config.max_queue, max_batch=config.max_batch),
+        limits=Limits(
+            max_queue=config.max_queue,
+            max_batch=config.max_batch,
+            max_step_tokens=config.max_step_tokens,
+            schedule=config.schedule,
+        ),
+        costs=calibrate(loaded, stack.backend) if config.calibrate else CostModel(),
     )
     client = EngineClient(engine, clock)
     store.subscribe(lambda version: engine.post(Forget(version=version, done=Future())))  # deleted by a peer
@@ -129,7 +131,7 @@ def build_app(config: ServerConfig) -> FastAPI:
             metrics=metrics,
             store=store,
             engine=client,
-            codec=codec,
+            codec=stack.codec,
             base=_base_info(config, loaded),
             now=clock.now,
         )
@@ -140,7 +142,7 @@ def build_app(config: ServerConfig) -> FastAPI:
         store.start()
         engine.start()
         _freeze_long_lived_objects()
-        log.info("ready: %s, kernels %s, %d MiB of weights", loaded.name, kernels.name, loaded.weights.num_bytes >> 20)
+        log.info("ready: %s, kernels %s, %d MiB of weights", loaded.name, stack.kernels, loaded.weights.num_bytes >> 20)
         try:
             yield
         finally:

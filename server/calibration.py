@@ -53,7 +53,7 @@ def calibrate(loaded: LoadedModel, backend: Backend) -> CostModel:
 
 
 class _Probe:
-    """Sequences of token 0 over a stack of its own on the same weights and KV memory."""
+    """Sequences of one token over a stack of its own on the same weights and KV memory."""
 
     def __init__(self, loaded: LoadedModel, backend: Backend) -> None:
         self._source = InMemory()
@@ -64,19 +64,18 @@ class _Probe:
             kv_budget_bytes=0,  # the backend has its memory
             pick=lambda *_: backend,
         )
-        self._names = (RequestId(f"calibration-{number}") for number in count())
+        self._names = (f"calibration-{number}" for number in count())
 
     def decode_s(self, blends: Sequence[Blend]) -> float:
         """Seconds of a step of one row per blend, over the base."""
-        rows = [self._begin(blend, 2, token=number + 1) for number, blend in enumerate(blends)]
+        rows = [self._begin(blend, 1) for blend in blends]
         self._stack.execution.activate(BASE, blends)
-        self._stack.runner.step([Work(id=row) for row in rows])
         return self._median_s(lambda: self._stack.runner.step([Work(id=row) for row in rows]), rows)
 
     def prefill_s(self, blend: Blend, num_tokens: int) -> float:
         """Seconds of a step of one prompt, over the base."""
         self._stack.execution.activate(BASE, [blend])
-        return statistics.median(self._one_prefill_s(blend, num_tokens, token) for token in range(1, 1 + NUM_REPEATS))
+        return statistics.median(self._one_prefill_s(blend, num_tokens) for _ in range(NUM_REPEATS))
 
     def mixed_figures(self) -> dict[str, float]:
         adapter = random_adapter(self._stack.loaded, self._stack.backend.mixable_weights)
@@ -103,8 +102,8 @@ class _Probe:
             self._stack.execution.activate(blend if number % 2 else BASE)
             yield perf_counter() - started
 
-    def _one_prefill_s(self, blend: Blend, num_tokens: int, token: int) -> float:
-        row = self._begin(blend, num_tokens, token=token)
+    def _one_prefill_s(self, blend: Blend, num_tokens: int) -> float:
+        row = self._begin(blend, num_tokens)
         started = perf_counter()
         self._stack.runner.step([Work(id=row, num_tokens=num_tokens)])
         elapsed_s = perf_counter() - started
@@ -120,15 +119,15 @@ class _Probe:
         self._stack.runner.drop(rows)
         return statistics.median(seconds)
 
-    def _begin(self, blend: Blend, num_tokens: int, *, token: int) -> RequestId:
-        """A sequence that shares no beginning with another one."""
+    def _begin(self, blend: Blend, num_tokens: int) -> RequestId:
+        name = next(self._names)
         new = NewSequence(
-            id=next(self._names),
-            tenant="calibration",
+            id=RequestId(name),
+            tenant=name,  # so that it reuses nothing
             blend=blend,
-            prompt_tokens=(token, *(0,) * (num_tokens - 1)),
+            prompt_tokens=(0,) * num_tokens,
             sampling=Sampling(),
-            max_new_tokens=2 + NUM_REPEATS,
+            max_new_tokens=NUM_REPEATS,
         )
         self._stack.runner.begin(new)
         return new.id

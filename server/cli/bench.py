@@ -46,6 +46,22 @@ def decode(adapter: Path, batch: int, num_tokens: int, num_rounds: int, as_json:
 
 
 @bench.command()
+@click.argument("adapters", nargs=-1, required=True, type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON array.")
+def modes(adapters: tuple[Path, ...], as_json: bool) -> None:
+    """Measure how far the logits of the first of ADAPTERS differ between fused and mixed, alone and in a batch."""
+    from transformers.utils import logging as transformers_logging
+
+    from server.bench_modes import run
+    from server.core.config import load_config
+    from server.runners.loading import resolve_model
+
+    transformers_logging.disable_progress_bar()  # of loading weights
+    config = load_config({}, os.environ)
+    run(resolve_model(config.model, config.models_path), adapters, as_json=as_json)
+
+
+@bench.command()
 @click.option("--adapters", "num_adapters", type=click.IntRange(1), default=8, show_default=True, help="How many.")
 @click.option("--mask", type=click.Choice(["wm", "rand"]), default="wm", show_default=True, help="rand shares nothing.")
 @click.option("--sparsity", type=click.FloatRange(0, 1, min_open=True), default=0.01, show_default=True)

@@ -27,7 +27,7 @@ class PagedBackend:
         shape = kv_shape(model)
         self._device = model.device
         self._pages = Pages(shape, device=self._device, budget_bytes=kv_budget_bytes)
-        self._decoder = LlamaDecoder(model, kernels, get_ops(self._device, shape.dtype), self._pages)
+        self._decoder = LlamaDecoder(model, kernels, get_ops(self._device, shape.dtype, shape.head_dim), self._pages)
         self._patches = kernels.has_native_linear(shape.dtype)
         self._mixable = names_of(model, linears_in(model.model.layers))
         self._sequences: dict[RequestId, PagedSequence] = {}
