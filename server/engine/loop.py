@@ -176,6 +176,8 @@ class EngineThread:
         now = self._clock.now()
         for sequence in self._scheduler.expired(now):
             self._stepper.fail([sequence], DeadlineExceeded(deadline_ms=sequence.request.deadline_ms))
+        for sequence, error in self._scheduler.hopeless(now):
+            self._stepper.refuse(sequence, error)
         if now >= self._drain_deadline_s:
             late = Draining("the server stopped before the request was done")
             self._stepper.fail(self._scheduler.sequences, late)

@@ -8,6 +8,7 @@ MAX_RETRY_AFTER_S = 60
 WINDOW_S = 30.0
 NUM_STEPS_KNOWN = 16  # steps measured before anyone is refused by them
 NUM_STEPS_KEPT = 64
+HOPE = 2.0
 
 
 class Rates:
@@ -17,10 +18,12 @@ class Rates:
         self._ends: deque[float] = deque()
         self._since: float | None = None  # requests have been under way all the time since then
         self._steps_s: deque[float] = deque(maxlen=NUM_STEPS_KEPT)
+        self._shortest_s = 0.0
         self._num_ended_per_s = 0.0
 
     def ran(self, step_s: float, now: float) -> None:
         self._steps_s.append(step_s)
+        self._shortest_s = min(self._steps_s)
         self._since = now - step_s if self._since is None else self._since
         self._measure(now)
 
@@ -43,12 +46,12 @@ class Rates:
         return max(1, min(MAX_RETRY_AFTER_S, round(num_waiting / rate))) if rate else 1
 
     def least_s(self, num_before: int, num_steps: int) -> float:
-        """What a request takes at the very least: ``num_before`` others end first, then it takes so many steps itself,
-        each as short as the shortest of the last ones. 0 while too little is known."""
+        """What a request takes at the very least: ``num_before`` others end first, ``HOPE`` times as fast as lately,
+        then it takes so many steps, each as short as the shortest of the last ones. 0 while too little is known."""
         if len(self._steps_s) < NUM_STEPS_KNOWN:
             return 0.0
-        queue_s = num_before / self._num_ended_per_s if self._ends else 0.0
-        return queue_s + num_steps * min(self._steps_s)
+        queue_s = num_before / (HOPE * self._num_ended_per_s) if self._ends else 0.0
+        return queue_s + num_steps * self._shortest_s
 
     def _measure(self, now: float) -> None:
         """While none has ended yet, the rate is at most one in the time so far."""

@@ -5,18 +5,19 @@ from __future__ import annotations
 import math
 from collections.abc import Collection
 from collections.abc import Sequence as AnySequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from server.core.errors import DeadlineUnreachable, Draining, QueueFull, RequestRejected, ServerError
 from server.core.requests import GenerationRequest, RequestId
-from server.core.steps import Survey, Work
-from server.engine.batch import Share, is_exclusive, rows_of, share_out
+from server.core.steps import Survey
+from server.engine.batch import is_exclusive, rows_of, share_out
 from server.engine.cost import CostModel
+from server.engine.deadlines import needed_s_if_late
 from server.engine.fairness import Ledger
 from server.engine.group import Group, Place
 from server.engine.limits import Limits
 from server.engine.loads import Loads
+from server.engine.plan import Plan
 from server.engine.policy import Stay, choose
 from server.engine.rates import Rates
 from server.engine.seats import KvMemory, Seats
@@ -25,38 +26,6 @@ from server.engine.sequence import Sequence
 if TYPE_CHECKING:
     from adapters_store.adapter import Version
     from adapters_store.blend import Blend, BlendKey
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Plan:
-    """One step: the blend in the weights, those beside it, and each sequence's tokens."""
-
-    blend: Blend
-    beside: tuple[Blend, ...]
-    shares: tuple[Share, ...]
-
-    @property
-    def sequences(self) -> list[Sequence]:
-        return [sequence for sequence, _ in self.shares]
-
-    @property
-    def work(self) -> list[Work]:
-        return [Work(id=sequence.id, num_tokens=num_tokens) for sequence, num_tokens in self.shares]
-
-    @property
-    def is_mixed(self) -> bool:
-        return bool(self.beside)
-
-    @property
-    def is_decode(self) -> bool:
-        return all(num_tokens == 1 for _, num_tokens in self.shares)
-
-    def is_beside(self, sequence: Sequence) -> bool:
-        return sequence.request.blend.key != self.blend.key
-
-    def without(self, gone: Collection[Sequence]) -> Plan:
-        shares = tuple(share for share in self.shares if share[0] not in gone)
-        return Plan(blend=self.blend, beside=self.beside, shares=shares)
 
 
 class Scheduler:
@@ -217,8 +186,18 @@ class Scheduler:
     def uses(self, version: Version) -> bool:
         return any(version in group.blend.versions for group in self._groups.values())
 
+    def rank(self, sequence: Sequence) -> tuple[float, float, int]:
+        """Who comes next, least first, but for those who have waited too long."""
+        return self._ledger.rank(sequence)
+
     def expired(self, now: float) -> list[Sequence]:
         return [sequence for sequence in self._by_id.values() if sequence.deadline_s <= now]
+
+    def hopeless(self, now: float) -> list[tuple[Sequence, DeadlineUnreachable]]:
+        """Of those that have not begun, the ones that cannot be done in time any more."""
+        waiting = [sequence for sequence in self._by_id.values() if sequence.started_s is None]
+        found = [(sequence, self._find_unreachable(sequence.request, now, 0)) for sequence in waiting]
+        return [(sequence, error) for sequence, error in found if error is not None]
 
     def next_deadline(self) -> float:
         return min((sequence.deadline_s for sequence in self._by_id.values()), default=math.inf)
@@ -233,23 +212,25 @@ class Scheduler:
         )
 
     def _unreachable(self, request: GenerationRequest, now: float) -> DeadlineUnreachable | None:
-        """Only if it is late even when no other client is served before it, and its answer is as short as can be."""
-        if request.deadline_s is None:
-            return None
-        num_before = 0
-        if self.num_running >= self._limits.max_batch:
-            num_before = sum(s.started_s is None and s.request.client == request.client for s in self._by_id.values())
-        num_steps = -(-len(request.prompt_tokens) // self._limits.step_tokens)
-        num_steps += request.max_new_tokens - 1 if request.ignore_eos else 0
-        needed_s = self.rates.least_s(num_before, num_steps)
-        if not needed_s or now + needed_s <= request.deadline_s:
+        """At the best, only requests of the same client come first, and those beyond the free places alone."""
+        own = sum(s.started_s is None and s.request.client == request.client for s in self._by_id.values())
+        num_before = max(0, own - (self._limits.max_batch - self.num_running))
+        return self._find_unreachable(request, now, num_before)
+
+    def _find_unreachable(self, request: GenerationRequest, now: float, num_before: int) -> DeadlineUnreachable | None:
+        needed_s = needed_s_if_late(
+            request, now, rates=self.rates, num_before=num_before, step_tokens=self._limits.step_tokens
+        )
+        if needed_s is None:
             return None
         return DeadlineUnreachable(
-            deadline_ms=request.deadline_ms, needed_ms=round(needed_s * 1e3), retry_after_s=self.retry_after_s()
+            deadline_ms=request.deadline_ms,
+            needed_ms=round((now - request.arrived_s + needed_s) * 1e3),
+            retry_after_s=self.retry_after_s(),
         )
 
     def _rank(self, group: Group) -> tuple[float, float, int]:
-        return min(self._ledger.rank(sequence) for sequence in group)
+        return min(self.rank(sequence) for sequence in group)
 
     def _new_stay(self, active: Blend) -> Stay:
         group = self._groups.get(active.key)

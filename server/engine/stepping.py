@@ -11,8 +11,9 @@ from server.core.requests import FinishReason, RequestId
 from server.core.steps import StepToken
 from server.engine.group import Group
 from server.engine.messages import Abort, FailEvent, Submit
+from server.engine.plan import Plan
 from server.engine.ports import Clock, Execution, Residency, Runner
-from server.engine.scheduler import Plan, Scheduler
+from server.engine.scheduler import Scheduler
 from server.engine.sequence import Sequence
 from server.engine.telemetry import Telemetry
 
@@ -72,6 +73,11 @@ class Stepper:
         blend = self._scheduler.give_way()
         if blend is not None:
             self._residency.release(blend)
+
+    def refuse(self, sequence: Sequence, error: ServerError) -> None:
+        """Ends a request that was taken in but has not begun."""
+        self._telemetry.refused(error)
+        self.fail([sequence], error)
 
     def fail(self, sequences: Collection[Sequence], error: Exception) -> None:
         for sequence in sequences:

@@ -7,7 +7,8 @@ from contextlib import contextmanager
 
 from server.core.errors import DeadlineUnreachable, ServerError
 from server.core.metrics import Metrics
-from server.engine.scheduler import Plan, Scheduler
+from server.engine.plan import Plan
+from server.engine.scheduler import Scheduler
 from server.engine.seats import Seats
 from server.engine.sequence import Sequence
 

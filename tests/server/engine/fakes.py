@@ -10,6 +10,7 @@ from typing import Any
 
 from adapters_store.adapter import Fingerprint, Version
 from adapters_store.blend import BASE, Blend, BlendKey, BlendMember
+from adapters_store.errors import BudgetExceeded
 from server.core.requests import AppliedAdapter, GenerationRequest, RequestedMode, RequestId, Sampling
 from server.core.steps import NewSequence, Reused, StepToken, Survey, SwitchReport, VerifyReport, Work
 from server.engine.messages import Event, FailEvent, FinishEvent, Submit, TextEvent
@@ -104,6 +105,8 @@ class FakeRunner:
     reused: Reused = field(default_factory=Reused)
     failures: list[Exception | None] = field(default_factory=list)
     held_text: str = ""
+    seen: set[RequestId] = field(default_factory=set)
+    sampled: dict[RequestId, int] = field(default_factory=dict)  # tokens, of all there ever were
     live: dict[RequestId, Row] = field(default_factory=dict)
     steps: list[tuple[BlendKey, list[Work]]] = field(default_factory=list)
     drops: list[frozenset[RequestId]] = field(default_factory=list)
@@ -114,6 +117,8 @@ class FakeRunner:
         return sum(lengths) <= self.max_kv_tokens
 
     def begin(self, new: NewSequence) -> Reused:
+        self.seen.add(new.id)
+        self.sampled.setdefault(new.id, 0)
         row = self.live.setdefault(new.id, Row(new=new))
         assert row.num_cached is None, "begun twice"
         reused = self.reused if self.reused.num_tokens < row.num_known else Reused()
@@ -163,6 +168,7 @@ class FakeRunner:
             return None
         position = row.num_tokens
         row.num_tokens += 1
+        self.sampled[item.id] += 1
         is_eos = position >= len(self.script)
         return StepToken(id=item.id, token=position, is_eos=is_eos, text="" if is_eos else self.script[position])
 
@@ -172,16 +178,19 @@ class FakeRunner:
 
 @dataclass
 class FakeResidency:
-    """Loads at once, or when ``finish`` is called."""
+    """Loads at once, or when what is in ``waiting`` is called. Holds ``room`` blends at a time."""
 
     is_instant: bool = True
+    room: int = 1000
     held: list[BlendKey] = field(default_factory=list)
     waiting: dict[BlendKey, Callable[[Exception | None], None]] = field(default_factory=dict)
     requested: Flag = field(default_factory=Flag)
 
     def request(self, blend: Blend, on_done: Callable[[Exception | None], None]) -> None:
         self.held.append(blend.key)
-        if self.is_instant:
+        if len(self.held) > self.room:
+            on_done(BudgetExceeded("host tier", needed_bytes=1, budget_bytes=self.room, held_bytes=len(self.held) - 1))
+        elif self.is_instant:
             on_done(None)
         else:
             self.waiting[blend.key] = on_done

@@ -19,7 +19,7 @@ A = make_blend("a")
 
 
 class House:
-    def __init__(self, **limits: int) -> None:
+    def __init__(self, **limits: Any) -> None:
         self.execution = FakeExecution()
         self.runner = FakeRunner(self.execution)
         self.residency = FakeResidency()

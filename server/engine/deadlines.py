@@ -1,0 +1,22 @@
+"""Which deadlines cannot be met any more."""
+
+from __future__ import annotations
+
+from server.core.requests import GenerationRequest
+from server.engine.rates import Rates
+
+
+def needed_s_if_late(
+    request: GenerationRequest, now: float, *, rates: Rates, num_before: int, step_tokens: int
+) -> float | None:
+    """If a request that has not begun is late for certain: what it still takes. None if it may be in time.
+
+    Late is only what would be so with ``num_before`` others alone before it, with all of every step for its prompt,
+    steps as short as they come, and an answer of one token (of all its tokens if nothing can end it earlier)."""
+    if request.deadline_s is None or now >= request.deadline_s:
+        return None
+    num_steps = -(-len(request.prompt_tokens) // step_tokens)
+    if request.ignore_eos and not request.stop:
+        num_steps += request.max_new_tokens - 1
+    needed_s = rates.least_s(num_before, num_steps)
+    return needed_s if now + needed_s > request.deadline_s else None

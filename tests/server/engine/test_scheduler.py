@@ -1,0 +1,440 @@
+"""Who runs when: the engine without its thread, over a runner that checks every step."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from adapters_store.blend import BASE
+from adapters_store.errors import AdapterUnavailable, BudgetExceeded
+from server.core.errors import (
+    Aborted,
+    DeadlineExceeded,
+    DeadlineUnreachable,
+    Draining,
+    QueueFull,
+    RequestRejected,
+    ServerError,
+    StepFailed,
+)
+from server.core.requests import Mode
+from server.core.steps import Reused
+from server.engine.cost import CostModel
+from tests.server.engine.desk import Desk
+from tests.server.engine.fakes import Client, make_blend, make_request
+
+A, B = make_blend("a"), make_blend("b")
+FREE_TO_MIX = CostModel(correction_s=0.0, patch_s=0.0)
+
+
+def mode_of(client: Client) -> Mode:
+    return client.end.receipt.mode
+
+
+# Steps.
+
+
+def test_a_request_that_arrives_joins_the_ones_that_run() -> None:
+    desk = Desk()
+    first = desk.ask(A)
+    desk.turns(2)
+    second = desk.ask(A, num_prompt_tokens=7)
+    desk.turn()
+    assert desk.last_step() == (A.key, {first: 1, second: 7})
+
+
+def test_requests_of_several_blends_share_a_step() -> None:
+    desk = Desk(costs=FREE_TO_MIX)
+    requests = [desk.ask(blend) for blend in (A, B, BASE)]
+    desk.turns(3)
+    assert desk.last_step()[1] == dict.fromkeys(requests, 1)
+    desk.run_out()
+    modes = sorted(mode_of(desk.clients[request]) for request in requests)
+    assert modes == ["fused", "mixed", "mixed"]
+
+
+def test_a_long_prompt_comes_in_chunks_and_holds_up_no_row_that_decodes() -> None:
+    desk = Desk(max_batch=2, max_step_tokens=100)
+    short = desk.ask(max_new_tokens=50)
+    desk.turn()
+    long = desk.ask(num_prompt_tokens=350, max_new_tokens=50)
+    chunks = []
+    for _ in range(5):
+        desk.turn()
+        work = desk.last_step()[1]
+        assert work[short] == 1
+        chunks.append(work[long])
+    assert chunks == [99, 99, 99, 53, 1]
+    assert desk.num_tokens(short) == 6
+    assert desk.num_tokens(long) == 2
+
+
+def test_prompts_are_taken_in_the_order_in_which_they_started() -> None:
+    desk = Desk(max_batch=3, max_step_tokens=100)
+    first, second = desk.ask(num_prompt_tokens=150), desk.ask(num_prompt_tokens=80)
+    desk.turn()
+    assert desk.last_step()[1] == {first: 100}
+    desk.turn()
+    assert desk.last_step()[1] == {first: 50, second: 50}
+
+
+def test_a_step_has_room_for_every_row_and_some_of_a_prompt_whatever_the_limits_say() -> None:
+    desk = Desk(max_batch=100, max_step_tokens=10)
+    for _ in range(100):
+        desk.ask(max_new_tokens=50)
+    desk.turns(3)
+    long = desk.ask(num_prompt_tokens=1000)
+    assert desk.num_tokens(long) == 0
+    desk.turn()
+    assert max(sum(item.num_tokens for item in work) for _, work in desk.runner.steps) <= 164
+
+
+def test_a_batch_takes_no_more_rows_than_its_limit() -> None:
+    desk = Desk(max_batch=2, costs=FREE_TO_MIX)
+    waiting = [desk.ask(blend, max_new_tokens=4) for blend in (BASE, A, BASE, B)]
+    desk.turn()
+    assert set(desk.last_step()[1]) == {waiting[0], waiting[2]}
+    desk.turns(4)
+    assert set(desk.last_step()[1]) == {waiting[1], waiting[3]}
+
+
+def test_what_is_found_in_the_memory_is_not_computed_again() -> None:
+    desk = Desk()
+    desk.runner.reused = Reused(num_tokens=30)
+    request = desk.ask(num_prompt_tokens=40)
+    desk.turn()
+    assert desk.last_step()[1] == {request: 10}
+    desk.run_out()
+    assert mode_of(desk.clients[request]) == "fused"
+    assert desk.value("shira_prefix_tokens_reused_total") == 30
+
+
+def test_an_answer_that_reuses_what_was_computed_mixed_is_mixed() -> None:
+    desk = Desk()
+    desk.runner.reused = Reused(num_tokens=30, mode="mixed")
+    request = desk.ask(num_prompt_tokens=40)
+    desk.run_out()
+    assert mode_of(desk.clients[request]) == "mixed"
+
+
+# Modes.
+
+
+def test_who_asks_for_fused_runs_fused_whatever_runs_beside() -> None:
+    desk = Desk(costs=FREE_TO_MIX, quantum_steps=3)
+    strict = [desk.ask(blend, mode="fused", max_new_tokens=20) for blend in (A, B, BASE)]
+    others = [desk.ask(blend, max_new_tokens=20) for blend in (A, B, BASE)]
+    desk.run_out()
+    assert {mode_of(desk.clients[request]) for request in strict} == {"fused"}
+    assert {mode_of(desk.clients[request]) for request in others} == {"mixed"}
+
+
+def test_a_blend_that_cannot_be_mixed_takes_turns_with_the_others() -> None:
+    desk = Desk(costs=FREE_TO_MIX, quantum_steps=3)
+    desk.execution.unmixable = {A.key, B.key}
+    requests = [desk.ask(blend, max_new_tokens=9) for blend in (A, B)]
+    desk.run_out()
+    assert {mode_of(desk.clients[request]) for request in requests} == {"fused"}
+    assert desk.execution.activated == [A.key, B.key] * 3
+
+
+def test_a_blend_that_fails_beside_another_fails_alone() -> None:
+    desk = Desk(costs=FREE_TO_MIX)
+    bad = AdapterUnavailable("b", reason="lost")
+    good, failed = desk.ask(A), desk.ask(B)
+    desk.execution.beside_failures = {B.key: bad}
+    desk.run_out()
+    assert desk.num_tokens(good) == 8
+    assert desk.clients[failed].error is bad
+
+
+# KV memory.
+
+
+def test_sequences_that_outgrow_the_memory_are_parked_and_lose_no_work() -> None:
+    desk = Desk(max_kv_tokens=60, headroom_tokens=1)
+    requests = [desk.ask(num_prompt_tokens=10, max_new_tokens=40) for _ in range(4)]
+    desk.run_out()
+    for request in requests:
+        client = desk.clients[request]
+        assert client.text.split() == [str(number) for number in range(40)]
+        assert client.end.usage.completion_tokens == 40
+    assert (desk.value("shira_parked_total", reason="memory") or 0) > 0
+    assert desk.runner.live == {}
+
+
+def test_a_sequence_starts_only_where_there_is_room_for_it_to_grow() -> None:
+    desk = Desk(max_kv_tokens=60, headroom_tokens=20)
+    first = desk.ask(num_prompt_tokens=10, max_new_tokens=40)
+    desk.ask(num_prompt_tokens=15, max_new_tokens=40)
+    desk.turns(5)
+    assert set(desk.last_step()[1]) == {first}
+
+
+def test_a_large_request_that_finds_no_memory_is_not_overtaken() -> None:
+    desk = Desk(max_kv_tokens=100, headroom_tokens=0, costs=FREE_TO_MIX)
+    running = desk.ask(num_prompt_tokens=60, max_new_tokens=30)
+    desk.turn()
+    large = desk.ask(A, num_prompt_tokens=90, max_new_tokens=5, client="x")
+    small = desk.ask(num_prompt_tokens=90, max_new_tokens=5, client="x")
+    desk.turns(20)
+    assert set(desk.last_step()[1]) == {running}
+    desk.turns(11)
+    assert set(desk.last_step()[1]) == {large}
+    desk.run_out()
+    assert desk.num_tokens(small) == 5
+
+
+# Patience.
+
+
+def test_who_has_waited_too_long_takes_the_place_of_one_that_had_its_turn() -> None:
+    desk = Desk(max_batch=1, patience_steps=10, turn_steps=4)
+    long = desk.ask(max_new_tokens=200, client="a")
+    desk.turn()
+    late = desk.ask(max_new_tokens=200, client="b")
+    desk.turns(13)
+    assert desk.num_tokens(late) > 0
+    desk.run_out()
+    assert desk.clients[long].text.split() == [str(number) for number in range(200)]
+    assert (desk.value("shira_parked_total", reason="turn") or 0) > 0
+
+
+def test_nobody_is_parked_within_its_turn() -> None:
+    desk = Desk(max_batch=1, patience_steps=2, turn_steps=8)
+    for client in "abc":
+        desk.ask(max_new_tokens=40, client=client)
+    runs: list[int] = []
+    last = None
+    while desk.turn():
+        (only,) = desk.last_step()[1]
+        if only == last:
+            runs[-1] += 1
+        else:
+            runs.append(1)
+        last = only
+    assert min(runs[:-3]) >= 8
+
+
+def test_of_one_clients_backlog_only_the_first_of_a_blend_has_waited() -> None:
+    """Else all of a heavy client's requests would go ahead of a light client's, once they have waited long enough."""
+    desk = Desk(max_batch=1, patience_steps=20, turn_steps=1000)
+    for _ in range(50):
+        desk.ask(max_new_tokens=10, client="heavy")
+    desk.turns(100)
+    light = desk.ask(max_new_tokens=10, client="light")
+    desk.turns(21)
+    assert desk.num_tokens(light) == 10
+
+
+# Bytes.
+
+
+def test_a_blend_that_is_still_loading_stops_nobody() -> None:
+    desk = Desk(is_instant=False)
+    slow, quick = desk.ask(A), desk.ask()
+    desk.turns(3)
+    assert desk.num_tokens(quick) == 3
+    desk.residency.waiting.pop(A.key)(None)
+    desk.run_out()
+    assert desk.num_tokens(slow) == 8
+
+
+def test_no_more_is_loaded_at_a_time_than_the_loader_has_threads_and_the_least_served_first() -> None:
+    desk = Desk(is_instant=False)
+    blends = [make_blend(name) for name in "abcdef"]
+    for blend in blends:
+        desk.ask(blend, client="greedy")
+    modest = make_blend("modest")
+    desk.ask(modest, client="modest")
+    desk.ask(client="greedy")
+    desk.turn()
+    assert len(desk.residency.waiting) == 4
+    desk.residency.waiting.pop(next(iter(desk.residency.waiting)))(None)
+    desk.turns(2)
+    assert modest.key in desk.residency.waiting
+
+
+def test_a_host_with_room_for_few_adapters_answers_requests_for_many() -> None:
+    desk = Desk(costs=FREE_TO_MIX, max_queue=500)
+    desk.residency.room = 3
+    requests = [desk.ask(make_blend(f"v{number}"), max_new_tokens=3) for number in range(200)]
+    desk.run_out()
+    assert all(desk.num_tokens(request) == 3 for request in requests)
+    assert desk.residency.held == []
+
+
+def test_an_adapter_that_does_not_fit_even_alone_is_refused() -> None:
+    desk = Desk()
+    desk.residency.room = 0
+    request = desk.ask(A)
+    desk.turns(3)
+    assert isinstance(desk.clients[request].error, BudgetExceeded)
+    assert desk.residency.held == []
+
+
+def test_popular_adapters_give_way_to_one_that_has_waited_for_room_too_long() -> None:
+    desk = Desk(costs=FREE_TO_MIX, patience_steps=10, turn_steps=5, max_batch=4)
+    desk.residency.room = 2
+    for _ in range(40):
+        desk.ask(A, max_new_tokens=30)
+        desk.ask(B, max_new_tokens=30)
+    desk.turns(3)
+    rare = desk.ask(make_blend("rare"), max_new_tokens=30)
+    desk.turns(100)
+    assert desk.num_tokens(rare) == 30
+    desk.run_out()
+    assert desk.residency.held == []
+
+
+def test_a_load_that_was_asked_for_by_an_earlier_group_is_not_taken_for_this_one() -> None:
+    desk = Desk(is_instant=False)
+    gone = desk.ask(A)
+    desk.turn()
+    old = desk.residency.waiting[A.key]
+    desk.abort(gone)
+    desk.ask(A)
+    desk.turn()
+    old(None)
+    assert not desk.turn()
+    desk.residency.waiting[A.key](None)
+    assert not desk.turn() or desk.runner.steps
+
+
+def test_the_last_request_of_a_blend_lets_its_bytes_go() -> None:
+    desk = Desk()
+    first, second = desk.ask(A), desk.ask(A)
+    desk.turns(2)
+    desk.abort(first)
+    assert desk.residency.held == [A.key]
+    assert desk.scheduler.uses(A.versions[0])
+    desk.abort(second)
+    assert desk.residency.held == []
+    assert not desk.scheduler.uses(A.versions[0])
+
+
+# Ends.
+
+
+def test_an_abort_that_comes_while_a_step_runs_is_honoured_before_its_result_is_sent() -> None:
+    desk = Desk()
+    request, other = desk.ask(), desk.ask()
+    desk.turns(2)
+    before = len(desk.clients[request].events)
+    desk.late_aborts = [request]
+    desk.turn()
+    assert len(desk.clients[request].events) == before + 1
+    assert isinstance(desk.clients[request].error, Aborted)
+    assert set(desk.runner.live) == {other}
+
+
+def test_a_failed_step_fails_its_rows_and_no_others() -> None:
+    desk = Desk(is_instant=False)
+    failed, waiting = [desk.ask(), desk.ask()], desk.ask(A)
+    desk.runner.failures = [RuntimeError("out of memory")]
+    desk.turn()
+    assert all(isinstance(desk.clients[request].error, StepFailed) for request in failed)
+    desk.residency.waiting[A.key](None)
+    desk.run_out()
+    assert desk.num_tokens(waiting) == 8
+
+
+def test_a_full_queue_refuses_and_says_when_to_come_back() -> None:
+    desk = Desk(max_queue=2)
+    desk.ask(), desk.ask()
+    refusal = desk.clients[desk.ask()].error
+    assert isinstance(refusal, QueueFull)
+    assert refusal.retry_after_s == 1  # nothing is known yet
+    desk.turn()
+    assert not desk.clients[desk.ask()].events
+
+
+def test_when_to_come_back_follows_from_how_many_requests_end_in_a_second() -> None:
+    desk = Desk(max_queue=60, max_batch=1)
+    desk.step_s = 0.5
+    for _ in range(30):
+        desk.ask(max_new_tokens=1)
+    desk.turns(10)
+    for _ in range(40):
+        desk.ask(max_new_tokens=1)
+    refusal = desk.clients[desk.ask()].error
+    assert isinstance(refusal, QueueFull)
+    assert refusal.retry_after_s == pytest.approx(30, abs=3)  # 60 wait, two end in a second
+
+
+def refusal_of(desk: Desk, **wishes: Any) -> ServerError | None:
+    return desk.scheduler.refusal([make_request(**wishes)], desk.clock.now())
+
+
+def test_a_request_that_could_never_run_is_refused_at_once() -> None:
+    desk = Desk(max_kv_tokens=108)
+    assert refusal_of(desk, num_prompt_tokens=100) is None
+    refusal = refusal_of(desk, num_prompt_tokens=101)
+    assert isinstance(refusal, RequestRejected)
+    assert refusal.param is None
+    assert "101 prompt tokens and 8 new ones" in str(refusal)
+    assert "room for 108 tokens" in str(refusal)
+    assert "kv_budget_bytes" in str(refusal)
+
+
+def test_a_draining_server_takes_nothing_new() -> None:
+    desk = Desk()
+    desk.scheduler.is_draining = True
+    assert isinstance(refusal_of(desk), Draining)
+
+
+def test_a_deadline_that_the_clients_own_backlog_leaves_no_time_for_is_refused_at_once() -> None:
+    desk = Desk(max_batch=1)
+    desk.step_s = 1.0
+    for _ in range(40):
+        desk.ask(client="heavy", max_new_tokens=1)
+    desk.turns(20)
+    now = desk.clock.now()
+    refusal = refusal_of(desk, client="heavy", arrived_s=now, deadline_s=now + 5.0)
+    assert refusal_of(desk, client="heavy", arrived_s=now, deadline_s=now + 60.0) is None
+    assert refusal_of(desk, client="light", arrived_s=now, deadline_s=now + 5.0) is None
+    assert refusal_of(desk, client="heavy", arrived_s=now) is None
+    desk.ask(num_prompt_tokens=2560, deadline_s=now + 5.0)
+    assert desk.value("shira_deadline_refusals_total") == 1
+    assert isinstance(refusal, DeadlineUnreachable)
+    assert 1 <= refusal.retry_after_s <= 60
+    assert "5000 ms" in str(refusal)
+
+
+def test_a_request_that_waited_so_long_that_its_prompt_takes_too_long_is_refused() -> None:
+    desk = Desk(max_batch=1, patience_steps=1000)
+    desk.step_s = 1.0
+    desk.ask(max_new_tokens=60)
+    desk.turns(20)
+    late = desk.ask(num_prompt_tokens=2560, deadline_s=desk.clock.now() + 15.0)
+    desk.turns(4)
+    assert not desk.clients[late].events
+    desk.turns(4)
+    assert isinstance(desk.clients[late].error, DeadlineUnreachable)
+
+
+def test_a_deadline_that_passes_ends_a_request() -> None:
+    desk = Desk()
+    request = desk.ask(max_new_tokens=100, deadline_s=desk.clock.now() + 0.1)
+    desk.turns(20)
+    assert isinstance(desk.clients[request].error, DeadlineExceeded)
+    assert desk.runner.live == {}
+
+
+def test_deadlines_are_told_in_time() -> None:
+    desk = Desk()
+    never, soon = desk.ask(), desk.ask(deadline_s=500.0)
+    assert desk.scheduler.next_deadline() == 500.0
+    assert desk.scheduler.expired(499.9) == []
+    assert [sequence.id for sequence in desk.scheduler.expired(500.0)] == [soon]
+    assert desk.scheduler.get(never) is not None
+
+
+def test_steps_and_rows_are_counted_by_how_they_ran() -> None:
+    desk = Desk(costs=FREE_TO_MIX)
+    desk.ask(A, max_new_tokens=3), desk.ask(B, max_new_tokens=3)
+    desk.run_out()
+    assert desk.value("shira_step_seconds_count", mode="mixed", phase="prefill") == 1
+    assert desk.value("shira_step_seconds_count", mode="mixed", phase="decode") == 2
+    assert desk.value("shira_rows_total", mode="mixed") == 6
