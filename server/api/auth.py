@@ -51,7 +51,7 @@ class Authentication:
 _bearer = Security(HTTPBearer(auto_error=False, description="An API key, when the server has keys."))
 
 
-def current_key(request: Request, _: Annotated[object, _bearer]) -> ApiKey:
+async def current_key(request: Request, _: Annotated[object, _bearer]) -> ApiKey:
     key: ApiKey = request.scope["shira.key"]
     return key
 
@@ -59,7 +59,7 @@ def current_key(request: Request, _: Annotated[object, _bearer]) -> ApiKey:
 Key = Annotated[ApiKey, Depends(current_key)]
 
 
-def admin_key(key: Key) -> ApiKey:
+async def admin_key(key: Key) -> ApiKey:
     if not key.may("admin"):
         raise Forbidden("this needs a key with the role admin")
     return key

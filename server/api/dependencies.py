@@ -13,7 +13,7 @@ from server.api.errors import UnsupportedMediaType
 from server.api.services import Services
 
 
-def get_services(request: Request) -> Services:
+async def get_services(request: Request) -> Services:
     services: Services = request.app.state.services
     return services
 

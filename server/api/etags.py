@@ -11,7 +11,7 @@ from adapters_store.alias import AliasRecord
 from server.core.errors import RequestRejected
 
 
-def if_match(header: Annotated[str | None, Header(alias="If-Match")] = None) -> str | None:
+async def if_match(header: Annotated[str | None, Header(alias="If-Match")] = None) -> str | None:
     """The one etag of the header without its quotes, ``*``, or None."""
     if header is None or header.strip() == "*":
         return header and "*"
