@@ -37,9 +37,15 @@ def random_index_set(base: BaseDescription, *, seed: int, sparsity: float = 0.01
 
 
 def random_adapter(
-    base: BaseDescription, *, seed: int, index_set: IndexSet | None = None, strength: float = 0.02
+    base: BaseDescription,
+    *,
+    seed: int,
+    index_set: IndexSet | None = None,
+    strength: float = 0.02,
+    sparsity: float = 0.01,
 ) -> Adapter:
-    index_set = index_set or random_index_set(base, seed=seed)
+    """``sparsity`` is of the index set that is drawn when none is given."""
+    index_set = index_set or random_index_set(base, seed=seed, sparsity=sparsity)
     generator = torch.Generator().manual_seed(seed + 1_000_003)
     values = torch.randn(index_set.num_entries, generator=generator) * strength
     return build_adapter(base=base.fingerprint, index_set=index_set, values=values)
