@@ -23,7 +23,7 @@ from adapters_store.blend import BASE, Blend, BlendMember
 from server.core.requests import RequestId, Sampling
 from server.core.steps import NewSequence, Work
 from server.engine.cost import CostModel
-from server.runners.backend import Backend
+from server.runners.backend import PATCHED_TOKENS, Backend
 from server.runners.loading import LoadedModel
 from server.stack import InMemory, Stack, build_stack
 
@@ -34,7 +34,7 @@ BUDGET_BYTES = 1 << 40  # for one adapter, for a moment
 NUM_REPEATS = 3
 DECODE_ROWS = (1, 8, 32)
 CHUNK_TOKENS = (64, 256)
-NUM_GROUPS, ROWS_PER_GROUP = 4, 2
+NUM_GROUPS = 4
 MAX_SECONDS = 15.0  # larger steps are left out then
 
 
@@ -43,9 +43,10 @@ def calibrate(loaded: LoadedModel, backend: Backend) -> CostModel:
     weights and nothing in the KV memory. On the thread that owns the weights, before anyone else does."""
     started = perf_counter()
     probe = _Probe(loaded, backend)
-    points = [(rows, probe.decode_s([BASE] * rows)) for rows in DECODE_ROWS]
+    points = [(rows, probe.decode_s([BASE] * rows)) for rows in DECODE_ROWS if backend.fits([1 + NUM_REPEATS] * rows)]
     for num_tokens in CHUNK_TOKENS:
-        if perf_counter() - started < MAX_SECONDS and num_tokens < backend.max_sequence_tokens:
+        is_possible = num_tokens <= loaded.max_context_tokens and backend.fits([num_tokens])
+        if is_possible and perf_counter() - started < MAX_SECONDS:
             points.append((num_tokens, probe.prefill_s(BASE, num_tokens)))
     costs = CostModel(step_points=_rising(points), **(probe.mixed_figures() if backend.mixable_weights else {}))
     log.info("calibrated in %.1f s: %s", perf_counter() - started, costs)
@@ -85,9 +86,8 @@ class _Probe:
             Blend(members=(BlendMember(version=adapter.version, scale=1 + number),)) for number in range(NUM_GROUPS)
         ]
         switches_s = list(self._switches_s(blends[0]))
-        num_rows = NUM_GROUPS * ROWS_PER_GROUP
-        correction_s = self.decode_s(blends * ROWS_PER_GROUP) - self.decode_s([BASE] * num_rows)
-        patch_s = self.prefill_s(blends[0], CHUNK_TOKENS[0]) - self.prefill_s(BASE, CHUNK_TOKENS[0])
+        correction_s = self.decode_s(blends) - self.decode_s([BASE] * NUM_GROUPS)
+        patch_s = self.prefill_s(blends[0], PATCHED_TOKENS) - self.prefill_s(BASE, PATCHED_TOKENS)
         self._stack.execution.restore()
         return {
             "switch_entry_s": statistics.median(switches_s) / num_entries,
