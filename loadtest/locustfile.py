@@ -11,6 +11,8 @@ import random
 
 from locust import HttpUser, between, events, task
 
+from server.bench_serve.workload import zipf_weights
+
 SEED = int(os.environ.get("LOADTEST_SEED", "0"))
 ZIPF_EXPONENT = float(os.environ.get("LOADTEST_ZIPF", "1.0"))
 KEY = os.environ.get("SHIRA_KEY", "")
@@ -32,7 +34,7 @@ class TextUser(HttpUser):  # type: ignore[misc]
             self.client.headers["Authorization"] = f"Bearer {KEY}"
         listed = self.client.get("/adapters", name="list adapters").json()["adapters"]
         self.names: list[str | None] = [None, *(adapter["name"] for adapter in listed)]
-        self.weights = [1 / rank**ZIPF_EXPONENT for rank in range(1, len(self.names) + 1)]
+        self.weights = zipf_weights(len(self.names), ZIPF_EXPONENT)
 
     @task  # type: ignore[untyped-decorator]
     def generate(self) -> None:

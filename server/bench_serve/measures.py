@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from server.bench_serve.counters import by_label
 from server.bench_serve.load import Answered, Load
 
 PERCENTILES = (50, 95, 99)
@@ -35,7 +36,7 @@ def percentile(values: Sequence[float], percent: float) -> float:
 def measure(load: Load, counters: Mapping[str, float]) -> Measured:
     """Figures: ``tokens_per_s`` new tokens of answered requests over the whole run; ``ttft_ms`` to the first text,
     refused tries included; ``token_ms`` between tokens after the first, mean of each request; ``gap_ms`` the longest
-    silence in each stream; ``total_ms``."""
+    silence in each stream; ``total_ms``; ``worst_wait_steps`` the worst wait in mean steps of the run."""
     answered = load.answered
     num_tokens = sum(one.finished.num_tokens for one in answered)
     waits = _worst_waits(answered)
@@ -55,6 +56,8 @@ def measure(load: Load, counters: Mapping[str, float]) -> Measured:
     }
     if waits:
         figures["worst_wait_ms"] = max(waits.values())
+        if (step_ms := _step_ms(counters)) is not None:
+            figures["worst_wait_steps"] = figures["worst_wait_ms"] / step_ms
     return Measured(
         figures=figures,
         worst_wait_ms=waits,
@@ -75,7 +78,7 @@ def _combine(name: str, values: Sequence[float]) -> float:
     match name:
         case "num_failed" | "num_refusals":
             return sum(values)
-        case "worst_wait_ms":
+        case "worst_wait_ms" | "worst_wait_steps":
             return max(values)
         case _:
             return statistics.median(values)
@@ -110,6 +113,13 @@ def _worst_waits(answered: Sequence[Answered]) -> dict[str, float]:
         waited_ms = 1e3 * one.first_text_s if queue_ms is None else queue_ms
         worst[name] = max(worst.get(name, 0.0), waited_ms)
     return worst
+
+
+def _step_ms(counters: Mapping[str, float]) -> float | None:
+    """The mean of the server's steps in this run."""
+    num_steps = sum(by_label(counters, "shira_step_seconds_count", "mode").values())
+    seconds = sum(by_label(counters, "shira_step_seconds_sum", "mode").values())
+    return 1e3 * seconds / num_steps if num_steps else None
 
 
 def _by_key(load: Load) -> dict[int, float]:

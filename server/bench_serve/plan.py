@@ -8,7 +8,7 @@ from typing import Literal
 from server.bench_serve.subjects import Subject
 from server.bench_serve.workload import WorkloadSpec
 
-Figure = Literal["tokens_per_s", "ttft_ms_p99", "gap_ms_p99", "worst_wait_ms", "decode_tokens_per_s"]
+Figure = Literal["tokens_per_s", "ttft_ms_p99", "gap_ms_p99", "worst_wait_steps", "decode_tokens_per_s"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

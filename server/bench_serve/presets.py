@@ -10,8 +10,10 @@ from typing import Any
 from server.bench_serve.plan import Cell, Plan, Target
 from server.bench_serve.subjects import Offline, ShiraServer, Subject, VllmServer
 from server.bench_serve.workload import Lengths, WorkloadSpec
+from server.engine.limits import Limits
 
 NO_ADAPTERS = ShiraServer()
+DEFAULT_LIMITS = Limits()
 SCHEDULES = ("auto", "fused", "mixed")
 CONCURRENCIES = (1, 8, 32, 128)
 
@@ -19,12 +21,12 @@ CONCURRENCIES = (1, 8, 32, 128)
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scale:
     """How much of everything. A closed-loop workload has ``requests_per_client`` for each client, open ones as many as
-    for 32. ``wait_bound_ms``: how long the server says that an admitted request waits at most."""
+    for 32. ``limits`` are those of the servers."""
 
     requests_per_client: int = 2
     prompt_tokens: Lengths
     new_tokens: Lengths
-    wait_bound_ms: float | None = None
+    limits: Limits = DEFAULT_LIMITS
 
     def closed(self, concurrency: int, num_adapters: int = 0, **more: Any) -> WorkloadSpec:
         return WorkloadSpec(
@@ -93,6 +95,9 @@ def zipf16(scale: Scale) -> Plan:
 
 def host16of64(scale: Scale) -> Plan:
     """Sixty-four adapters where there is room for sixteen."""
+    longest_wait_steps = scale.limits.longest_wait_steps(
+        num_live=32, max_sequence_tokens=scale.prompt_tokens.high + scale.new_tokens.high
+    )
     base = Cell(subject=NO_ADAPTERS, workload=scale.closed(32))
     cells, targets = [base], []
     for popularity in ("zipf", "uniform"):
@@ -102,11 +107,11 @@ def host16of64(scale: Scale) -> Plan:
         targets += [
             Target(says=f"64 adapters {popularity}, room for 16, to our base", cell=many, against=base, bound=0.5),
             Target(
-                says=f"64 adapters {popularity}, longest wait in ms, to the stated bound",
+                says=f"64 adapters {popularity}, longest wait in steps",
                 cell=many,
                 against=None,
-                figure="worst_wait_ms",
-                bound=scale.wait_bound_ms,
+                figure="worst_wait_steps",
+                bound=longest_wait_steps,
                 is_ceiling=True,
             ),
         ]

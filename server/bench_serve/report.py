@@ -115,11 +115,10 @@ def _troubles(result: CellResult) -> str:
 def _sentence(verdict: Verdict) -> str:
     """What was asked, what came out, met or missed; with vLLM the sentence that belongs to it."""
     target = verdict.target
-    unit = "" if target.against is not None else " ms"
     sign = "≤" if target.is_ceiling else "≥"
-    asked = "" if target.bound is None else f" (target {sign} {target.bound:g}{unit})"
+    asked = "" if target.bound is None else f" (target {sign} {target.bound:g})"
     outcome = {True: ": met", False: ": MISSED", None: ""}[verdict.is_met]
-    value = "–" if math.isnan(verdict.value) else f"{verdict.value:.2f}" if not unit else f"{verdict.value:.0f} ms"
+    value = "–" if math.isnan(verdict.value) else f"{verdict.value:.{0 if target.against is None else 2}f}"
     caveat = f" [{CAVEAT}]" if _is_vllm(target.against) else ""
     return f"{target.says}: {value}{asked}{outcome}{caveat}"
 

@@ -91,6 +91,11 @@ def adapter_name(number: int) -> str:
     return f"bench-{number}"
 
 
+def zipf_weights(count: int, exponent: float) -> list[float]:
+    """How often the first, the second, … is asked for, most popular first; not normalised."""
+    return [1 / rank**exponent for rank in range(1, count + 1)]
+
+
 def draw(spec: WorkloadSpec, *, seed: int, words: Sequence[str]) -> list[Arrival]:
     """The same spec, seed and words give the same requests. ``words`` are texts of one token each, in any order."""
     adapters = _adapters(spec, _stream(seed, "adapters"))
@@ -127,7 +132,7 @@ def _adapter_numbers(spec: WorkloadSpec, rng: random.Random) -> Sequence[int | N
     every, count = range(spec.num_adapters), spec.num_requests
     match spec.popularity:
         case "zipf":
-            return rng.choices(every, [1 / (1 + number) ** spec.zipf_exponent for number in every], k=count)
+            return rng.choices(every, zipf_weights(spec.num_adapters, spec.zipf_exponent), k=count)
         case "uniform":
             return rng.choices(every, k=count)
         case "round-robin":

@@ -13,7 +13,9 @@ from server.bench_serve.custom import Baseline, custom
 from server.bench_serve.plan import Plan
 from server.bench_serve.presets import PRESETS, Scale
 from server.bench_serve.workload import Lengths, Popularity, WorkloadSpec
+from server.engine.limits import Limits
 
+BOUNDING = ("max_batch", "max_step_tokens", "patience_steps")  # the settings that bound how long a request waits
 PRESET_HELP = "May be repeated. " + " ".join(f"{name}: {preset.__doc__}" for name, preset in PRESETS.items())
 
 
@@ -61,7 +63,6 @@ def _shares(context: click.Context, parameter: click.Parameter, value: str) -> t
     "--prompt-tokens", callback=_lengths, default="64", show_default=True, help="N, or LOW-HIGH: log-uniform."
 )
 @click.option("--new-tokens", callback=_lengths, default="64", show_default=True, help="N, or LOW-HIGH: log-uniform.")
-@click.option("--wait-bound-ms", type=click.FloatRange(0), help="The longest wait that the server promises.")
 @click.option("--model", help="A directory, a hub id or the default's name.  [default: the configured base]")
 @click.option("--random-params", type=click.FloatRange(min=1e6), help="Instead: a random Llama of about that size.")
 @click.option("--sparsity", type=click.FloatRange(0, 1, min_open=True), default=0.01, show_default=True)
@@ -105,9 +106,17 @@ def _preset_plans(presets: tuple[str, ...], chosen: dict[str, Any]) -> tuple[Pla
         requests_per_client=chosen["requests_per_client"],
         prompt_tokens=chosen["prompt_tokens"],
         new_tokens=chosen["new_tokens"],
-        wait_bound_ms=chosen["wait_bound_ms"],
+        limits=_limits(chosen["server_options"]),
     )
     return tuple(PRESETS[name](scale) for name in presets)
+
+
+def _limits(server_options: dict[str, str]) -> Limits:
+    try:
+        given: dict[str, Any] = {name: int(value) for name, value in server_options.items() if name in BOUNDING}
+    except ValueError as error:
+        raise click.UsageError(f"--server-option: {error}") from error
+    return Limits(**given)
 
 
 def _custom_plan(chosen: dict[str, Any]) -> Plan:

@@ -66,6 +66,16 @@ def test_the_worst_wait_is_told_for_every_adapter() -> None:
     assert measured.figures["worst_wait_ms"] == 1000
 
 
+def test_the_worst_wait_is_told_in_steps_of_the_server() -> None:
+    counters = {
+        "shira_step_seconds_count{mode=fused,phase=decode}": 30.0,
+        "shira_step_seconds_count{mode=mixed,phase=decode}": 10.0,
+        "shira_step_seconds_sum{mode=fused,phase=decode}": 0.5,
+        "shira_step_seconds_sum{mode=mixed,phase=decode}": 0.3,
+    }
+    assert measure(LOAD, counters).figures["worst_wait_steps"] == pytest.approx(1000 / 20)
+
+
 def test_without_receipts_the_wait_is_the_time_to_the_first_text() -> None:
     finished = Finished(adapter="a", num_prompt_tokens=1, num_tokens=1)
     assert measure(replace(LOAD, answered=(replace(LOAD.answered[1], finished=finished),)), {}).worst_wait_ms == {

@@ -26,7 +26,7 @@ CONDITIONS = Conditions(
 
 def measured(tokens_per_s: float, ttft_ms_p99: float = 100.0) -> Measured:
     return Measured(
-        figures={"tokens_per_s": tokens_per_s, "ttft_ms_p99": ttft_ms_p99, "num_refusals": 1, "worst_wait_ms": 40.0},
+        figures={"tokens_per_s": tokens_per_s, "ttft_ms_p99": ttft_ms_p99, "num_refusals": 1, "worst_wait_steps": 40.0},
         worst_wait_ms={"base": 40.0},
         tokens_per_s_of_key={0: tokens_per_s},
         mode_shares={"fused": 0.25, "mixed": 0.75},
@@ -63,9 +63,9 @@ def test_a_target_is_met_or_missed(bound: float | None, is_ceiling: bool, told: 
     assert ("met" in line.lower() or "missed" in line.lower()) == bool(told)
 
 
-def test_a_target_without_a_rival_is_a_figure_in_milliseconds() -> None:
-    target = Target(says="wait", cell=OURS, against=None, figure="worst_wait_ms", bound=50, is_ceiling=True)
-    assert "wait: 40 ms (target ≤ 50 ms): met" in as_table(result(target))
+def test_a_target_without_a_rival_is_the_figure_itself() -> None:
+    target = Target(says="wait", cell=OURS, against=None, figure="worst_wait_steps", bound=50, is_ceiling=True)
+    assert "wait: 40 (target ≤ 50): met" in as_table(result(target))
 
 
 def test_a_figure_that_was_not_measured_meets_nothing() -> None:
