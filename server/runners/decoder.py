@@ -50,21 +50,23 @@ class LlamaDecoder:
         linear, ops = self._kernels.linear, self._ops
         ragged = Ragged(segments, tokens.device)
         x = embedding(tokens, self._embedding)  # (rows, hidden)
-        update = torch.zeros_like(x)  # what the block before adds to x
+        update = torch.zeros_like(x)  # what the block before adds to x; then the norm of that, the next one's input
         for layer, pages in zip(self._layers, self._pages.layers, strict=True):
-            normed = ops.add_rms_norm_(x, update, layer.attention_norm)
-            q, k, v = linear(normed, layer.qkv, plan)
+            ops.add_norm_(x, update, layer.attention_norm)
+            q, k, v = linear(update, layer.qkv, plan)
             ops.rope_and_store_(q, k, v, norms=layer.head_norms, rope=self._rope, ragged=ragged, pages=pages)
-            attended = ops.attention(q, scale=layer.scale, ragged=ragged, pages=pages)
-            (update,) = linear(attended, layer.output, plan)
-            normed = ops.add_rms_norm_(x, update, layer.mlp_norm)
-            gate, up = linear(normed, layer.gate_up, plan)
-            (update,) = linear(ops.swiglu(gate, up), layer.down, plan)
+            ops.attend_(q, scale=layer.scale, ragged=ragged, pages=pages)
+            (update,) = linear(q, layer.output, plan)
+            ops.add_norm_(x, update, layer.mlp_norm)
+            gate, up = linear(update, layer.gate_up, plan)
+            ops.gate_(gate, up)
+            (update,) = linear(gate, layer.down, plan)
         if not len(sampled):
             return x.new_empty(0, self._head.out_features[0], dtype=torch.float32)
-        normed = ops.add_rms_norm_(x[sampled], update[sampled], self._norm)
+        last = update[sampled]
+        ops.add_norm_(x[sampled], last, self._norm)
         plain = RowPlan([RowGroup(start=0, stop=len(sampled))])  # adapters on the head only run fused
-        (logits,) = linear(normed, self._head, plain, out_dtype=torch.float32)
+        (logits,) = linear(last, self._head, plain, out_dtype=torch.float32)
         return logits
 
     def _check(self, tokens: Tensor, segments: Sequence[Segment]) -> None:

@@ -1,7 +1,7 @@
 """The operations of a decoder layer as a Protocol, and the small nouns that its methods speak in.
 
-All tensors of one call are contiguous, of one dtype and on one device. Every operation computes in float32 and rounds
-once at its end.
+All tensors of one call are contiguous, of one dtype and on one device. Every operation computes in float32, rounds
+once at its end, and works in place: a step makes no tensors but those of its products.
 """
 
 from __future__ import annotations
@@ -73,8 +73,8 @@ class Ops(Protocol):
     @property
     def name(self) -> str: ...
 
-    def add_rms_norm_(self, x: Tensor, update: Tensor, norm: Norm) -> Tensor:
-        """Adds ``update`` to ``x``, both (rows, width), and returns the norm of the rounded sum."""
+    def add_norm_(self, x: Tensor, update: Tensor, norm: Norm) -> None:
+        """Adds ``update`` to ``x``, both (rows, width), and puts the norm of the rounded sum in ``update``."""
         ...
 
     def rope_and_store_(
@@ -93,12 +93,11 @@ class Ops(Protocol):
         turn against each other, as in Llama."""
         ...
 
-    def attention(self, q: Tensor, *, scale: float, ragged: Ragged, pages: LayerPages) -> Tensor:
-        """softmax(scale · q Kᵀ) V of each row over its sequence up to its own position, which is stored already.
-
-        (rows, heads · head_dim); consecutive query heads share a kv head."""
+    def attend_(self, q: Tensor, *, scale: float, ragged: Ragged, pages: LayerPages) -> None:
+        """Replaces the heads of ``q`` (rows, heads · head_dim) by softmax(scale · q Kᵀ) V over the row's sequence up to
+        its own position, which is stored already. Consecutive query heads share a kv head."""
         ...
 
-    def swiglu(self, gate: Tensor, up: Tensor) -> Tensor:
-        """silu(gate) · up, with silu(g) = g / (1 + exp(−g))."""
+    def gate_(self, gate: Tensor, up: Tensor) -> None:
+        """Replaces ``gate`` by silu(gate) · up, with silu(g) = g / (1 + exp(−g))."""
         ...

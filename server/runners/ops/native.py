@@ -38,18 +38,9 @@ class NativeOps:
     def name(self) -> str:
         return self._name
 
-    def add_rms_norm_(self, x: Tensor, update: Tensor, norm: Norm) -> Tensor:
-        out = torch.empty_like(x)
-        _native.add_rms_norm(
-            *self._how(x, update),
-            x.data_ptr(),
-            update.data_ptr(),
-            norm.weight.data_ptr(),
-            out.data_ptr(),
-            *x.shape,
-            _bits(norm.eps),
-        )
-        return out
+    def add_norm_(self, x: Tensor, update: Tensor, norm: Norm) -> None:
+        addresses = x.data_ptr(), update.data_ptr(), norm.weight.data_ptr()
+        _native.add_norm(*self._how(x, update), *addresses, *x.shape, _bits(norm.eps))
 
     def rope_and_store_(
         self,
@@ -64,7 +55,7 @@ class NativeOps:
     ) -> None:
         head_norms = (0, 0, 0, 0) if norms is None else (*_norm_arguments(norms.query), *_norm_arguments(norms.key))
         _native.rope_and_store(
-            *self._how(q, k, v),
+            *self._how(q, k),
             q.data_ptr(),
             k.data_ptr(),
             v.data_ptr(),
@@ -75,30 +66,18 @@ class NativeOps:
             *pages.arguments,
         )
 
-    def attention(self, q: Tensor, *, scale: float, ragged: Ragged, pages: LayerPages) -> Tensor:
-        out = torch.empty_like(q)
-        _native.attention(
-            *self._how(q),
-            q.data_ptr(),
-            out.data_ptr(),
-            q.shape[1] // pages.head_dim,
-            _bits(scale),
-            *ragged.addresses,
-            *pages.arguments,
-        )
-        return out
+    def attend_(self, q: Tensor, *, scale: float, ragged: Ragged, pages: LayerPages) -> None:
+        num_heads = q.shape[1] // pages.head_dim
+        _native.attend(*self._how(q, q), q.data_ptr(), num_heads, _bits(scale), *ragged.addresses, *pages.arguments)
 
-    def swiglu(self, gate: Tensor, up: Tensor) -> Tensor:
-        out = torch.empty_like(gate)
-        _native.swiglu(*self._how(gate, up), gate.data_ptr(), up.data_ptr(), out.data_ptr(), *gate.shape)
-        return out
+    def gate_(self, gate: Tensor, up: Tensor) -> None:
+        _native.gate(*self._how(gate, up), gate.data_ptr(), up.data_ptr(), *gate.shape)
 
-    def _how(self, first: Tensor, *others: Tensor) -> tuple[int, int, int]:
+    def _how(self, x: Tensor, y: Tensor) -> tuple[int, int, int]:
         """Instruction set, threads and dtype."""
-        for tensor in (first, *others):
-            if tensor.dtype != first.dtype or not tensor.is_contiguous():
-                raise ValueError(f"expected contiguous {first.dtype}, got {tensor.dtype} with stride {tensor.stride()}")
-        return self._isa, torch.get_num_threads(), DTYPE_CODES[first.dtype]
+        if x.dtype != y.dtype or not (x.is_contiguous() and y.is_contiguous()):
+            raise ValueError(f"expected contiguous {x.dtype}, got {y.dtype}, strides {x.stride()} and {y.stride()}")
+        return self._isa, torch.get_num_threads(), DTYPE_CODES[x.dtype]
 
 
 def _norm_arguments(norm: Norm) -> tuple[int, int]:

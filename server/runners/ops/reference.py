@@ -15,9 +15,9 @@ class ReferenceOps:
 
     name = "reference"
 
-    def add_rms_norm_(self, x: Tensor, update: Tensor, norm: Norm) -> Tensor:
+    def add_norm_(self, x: Tensor, update: Tensor, norm: Norm) -> None:
         x += update
-        return _normed(x, norm).to(x.dtype)
+        update.copy_(_normed(x, norm))
 
     def rope_and_store_(
         self,
@@ -42,8 +42,8 @@ class ReferenceOps:
         pages.keys[ragged.row_pages, :, :, slots] = keys.to(q.dtype)
         pages.values[ragged.row_pages, :, slots, : pages.head_dim] = values
 
-    def attention(self, q: Tensor, *, scale: float, ragged: Ragged, pages: LayerPages) -> Tensor:
-        out, row = torch.empty_like(q), 0
+    def attend_(self, q: Tensor, *, scale: float, ragged: Ragged, pages: LayerPages) -> None:
+        row = 0
         for segment, numbers in zip(ragged.segments, ragged.segment_pages, strict=True):
             rows = slice(row, row + segment.num_tokens)
             row += segment.num_tokens
@@ -55,12 +55,11 @@ class ReferenceOps:
             scores = torch.einsum("rhgd,hdt->rhgt", queries * scale, keys)
             is_ahead = torch.arange(end, device=q.device) > ragged.positions[rows, None]  # (rows, end)
             shares = scores.masked_fill(is_ahead[:, None, None], float("-inf")).softmax(dim=-1)
-            out[rows] = torch.einsum("rhgt,htd->rhgd", shares, values).flatten(1).to(q.dtype)
-        return out
+            q[rows] = torch.einsum("rhgt,htd->rhgd", shares, values).flatten(1).to(q.dtype)
 
-    def swiglu(self, gate: Tensor, up: Tensor) -> Tensor:
+    def gate_(self, gate: Tensor, up: Tensor) -> None:
         wide = gate.float()
-        return (wide / (1 + (-wide).exp()) * up.float()).to(gate.dtype)
+        gate.copy_(wide / (1 + (-wide).exp()) * up.float())
 
 
 def _normed(x: Tensor, norm: Norm) -> Tensor:

@@ -198,13 +198,13 @@ INLINE void put_results(const Attention *args, const Block *block, int64_t head,
     const int64_t head_dim = args->pages.head_dim, group = args->num_query_heads / args->pages.num_heads;
     for (int64_t q = 0; q < all_of.count; q++) {
         const int64_t row = block->row + q / group, query_head = head * group + q % group;
-        void *out = offset(args->out, (row * args->num_query_heads + query_head) * head_dim, dtype);
+        void *out = offset(args->q, (row * args->num_query_heads + query_head) * head_dim, dtype);
         const float *sums = all_of.sums + q * args->pages.value_dim;
         for (int64_t d = 0; d < head_dim; d++) put(out, d, dtype, sums[d] / all_of.totals[q]);
     }
 }
 
-INLINE void attend(const Attention *args, Task task, Task next, float *scratch, int64_t dtype) {
+INLINE void attend_task(const Attention *args, Task task, Task next, float *scratch, int64_t dtype) {
     const Block *block = task.block;
     const int64_t group = args->num_query_heads / args->pages.num_heads, end = block->position + block->num_rows;
     Queries all_of = take_queries(args, block, task.head, scratch, dtype);
@@ -225,6 +225,6 @@ INLINE void attend(const Attention *args, Task task, Task next, float *scratch, 
     put_results(args, block, task.head, all_of, dtype);
 }
 
-TARGET static void NAME(attention)(const Attention *args, Task task, Task next, float *scratch) {
-    BY_DTYPE(args->dtype, attend(args, task, next, scratch, DTYPE))
+TARGET static void NAME(attend)(const Attention *args, Task task, Task next, float *scratch) {
+    BY_DTYPE(args->dtype, attend_task(args, task, next, scratch, DTYPE))
 }

@@ -63,18 +63,17 @@ static PyObject *py_supports(PyObject *self, PyObject *isa) {
     return PyBool_FromLong(shira_decoder_ops((int)value) != NULL);
 }
 
-static PyObject *py_add_rms_norm(ARGS) {
-    BEGIN(10)
+static PyObject *py_add_norm(ARGS) {
+    BEGIN(9)
     const AddNorm norm = {.dtype = a[2],
                           .x = pointer(a[3]),
                           .update = pointer(a[4]),
                           .weight = pointer(a[5]),
-                          .out = pointer(a[6]),
-                          .num_rows = a[7],
-                          .width = a[8],
-                          .eps = float_of(a[9])};
+                          .num_rows = a[6],
+                          .width = a[7],
+                          .eps = float_of(a[8])};
     Py_BEGIN_ALLOW_THREADS
-    shira_add_rms_norm(ops, &norm, threads);
+    shira_add_norm(ops, &norm, threads);
     Py_END_ALLOW_THREADS
     Py_RETURN_NONE;
 }
@@ -99,33 +98,28 @@ static PyObject *py_rope_and_store(ARGS) {
     Py_RETURN_NONE;
 }
 
-static PyObject *py_attention(ARGS) {
-    BEGIN(15)
+static PyObject *py_attend(ARGS) {
+    BEGIN(14)
     const Attention attention = {.dtype = a[2],
                                  .q = pointer(a[3]),
-                                 .out = pointer(a[4]),
-                                 .num_query_heads = a[5],
-                                 .scale = float_of(a[6]),
-                                 .ragged = ragged_of(a + 7),
-                                 .pages = pages_of(a + 10)};
+                                 .num_query_heads = a[4],
+                                 .scale = float_of(a[5]),
+                                 .ragged = ragged_of(a + 6),
+                                 .pages = pages_of(a + 9)};
     int has_memory;
     Py_BEGIN_ALLOW_THREADS
-    has_memory = shira_attention(ops, &attention, threads);
+    has_memory = shira_attend(ops, &attention, threads);
     Py_END_ALLOW_THREADS
     if (!has_memory) return PyErr_NoMemory();
     Py_RETURN_NONE;
 }
 
-static PyObject *py_swiglu(ARGS) {
-    BEGIN(8)
-    const Swiglu swiglu = {.dtype = a[2],
-                           .gate = pointer(a[3]),
-                           .up = pointer(a[4]),
-                           .out = pointer(a[5]),
-                           .num_rows = a[6],
-                           .width = a[7]};
+static PyObject *py_gate(ARGS) {
+    BEGIN(7)
+    const Gate gate = {
+        .dtype = a[2], .gate = pointer(a[3]), .up = pointer(a[4]), .num_rows = a[5], .width = a[6]};
     Py_BEGIN_ALLOW_THREADS
-    shira_swiglu(ops, &swiglu, threads);
+    shira_gate(ops, &gate, threads);
     Py_END_ALLOW_THREADS
     Py_RETURN_NONE;
 }
@@ -133,10 +127,10 @@ static PyObject *py_swiglu(ARGS) {
 #define METHOD(name) {#name, (PyCFunction)(void (*)(void))py_##name, METH_FASTCALL, NULL}
 static PyMethodDef methods[] = {
     {"supports", py_supports, METH_O, NULL},
-    METHOD(add_rms_norm),
+    METHOD(add_norm),
     METHOD(rope_and_store),
-    METHOD(attention),
-    METHOD(swiglu),
+    METHOD(attend),
+    METHOD(gate),
     {NULL, NULL, 0, NULL},
 };
 

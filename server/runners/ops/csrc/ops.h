@@ -33,10 +33,9 @@ typedef struct {
 
 typedef struct {
     int64_t dtype;
-    void *x;            /* (rows, width), updated */
-    const void *update; /* (rows, width) */
+    void *x;            /* (rows, width): the sum */
+    void *update;       /* (rows, width): its norm afterwards */
     const void *weight; /* (width,) */
-    void *out;          /* (rows, width) */
     int64_t num_rows;
     int64_t width;
     float eps;
@@ -56,8 +55,7 @@ typedef struct {
 
 typedef struct {
     int64_t dtype;
-    const void *q; /* (rows, num_query_heads, head_dim) */
-    void *out;     /* the same */
+    void *q; /* (rows, num_query_heads, head_dim): the result afterwards */
     int64_t num_query_heads;
     float scale;
     Ragged ragged;
@@ -66,11 +64,11 @@ typedef struct {
 
 typedef struct {
     int64_t dtype;
-    const void *gate, *up; /* (rows, width) */
-    void *out;
+    void *gate; /* (rows, width): the result afterwards */
+    const void *up;
     int64_t num_rows;
     int64_t width;
-} Swiglu;
+} Gate;
 
 /* One block's rows over one kv head. */
 typedef struct {
@@ -79,11 +77,11 @@ typedef struct {
 } Task;
 
 typedef struct {
-    void (*add_rms_norm)(const AddNorm *args, int64_t row);
+    void (*add_norm)(const AddNorm *args, int64_t row);
     void (*rope_and_store)(const Rope *args, const Block *block);
     /* Of `next` only pages are asked for ahead of time; `scratch` has attention_scratch_floats(args). */
-    void (*attention)(const Attention *args, Task task, Task next, float *scratch);
-    void (*swiglu)(const Swiglu *args, int64_t row);
+    void (*attend)(const Attention *args, Task task, Task next, float *scratch);
+    void (*gate)(const Gate *args, int64_t row);
 } Ops;
 
 /* NULL when this machine cannot run that instruction set. */

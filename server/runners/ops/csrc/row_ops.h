@@ -22,11 +22,10 @@ INLINE float inverse_rms(Lanes squares, int64_t width, float eps) {
     return 1.f / sqrtf(sum_of(squares) / (float)width + eps);
 }
 
-INLINE void add_rms_norm_row(const AddNorm *args, int64_t row, int64_t dtype) {
+INLINE void add_norm_row(const AddNorm *args, int64_t row, int64_t dtype) {
     const int64_t width = args->width, whole = width / LANES * LANES, rest = width - whole;
     void *x = offset(args->x, row * width, dtype);
-    const void *update = offset(args->update, row * width, dtype);
-    void *out = offset(args->out, row * width, dtype);
+    void *update = offset(args->update, row * width, dtype);
     Lanes squares = all(0);
     for (int64_t at = 0; at < whole; at += LANES) {
         store(x, at, dtype, add(load(x, at, dtype), load(update, at, dtype)));
@@ -40,15 +39,15 @@ INLINE void add_rms_norm_row(const AddNorm *args, int64_t row, int64_t dtype) {
     }
     const Lanes factor = all(inverse_rms(squares, width, args->eps));
     for (int64_t at = 0; at < whole; at += LANES)
-        store(out, at, dtype, multiply(multiply(load(x, at, dtype), factor), load(args->weight, at, dtype)));
+        store(update, at, dtype, multiply(multiply(load(x, at, dtype), factor), load(args->weight, at, dtype)));
     if (rest) {
         const Lanes normed = multiply(load_some(x, whole, rest, dtype), factor);
-        store_some(out, whole, rest, dtype, multiply(normed, load_some(args->weight, whole, rest, dtype)));
+        store_some(update, whole, rest, dtype, multiply(normed, load_some(args->weight, whole, rest, dtype)));
     }
 }
 
-TARGET static void NAME(add_rms_norm)(const AddNorm *args, int64_t row) {
-    BY_DTYPE(args->dtype, add_rms_norm_row(args, row, DTYPE))
+TARGET static void NAME(add_norm)(const AddNorm *args, int64_t row) {
+    BY_DTYPE(args->dtype, add_norm_row(args, row, DTYPE))
 }
 
 /* ---- rotary positions and the KV store -------------------------------------------------------------------------- */
@@ -111,26 +110,26 @@ INLINE Lanes gated(Lanes gate, Lanes up) {
     return multiply(silu, up);
 }
 
-INLINE void swiglu_row(const Swiglu *args, int64_t row, int64_t dtype) {
+INLINE void gate_row(const Gate *args, int64_t row, int64_t dtype) {
     const int64_t start = row * args->width, end = start + args->width;
     int64_t at = start;
     for (; at + LANES <= end; at += LANES)
-        store(args->out, at, dtype, gated(load(args->gate, at, dtype), load(args->up, at, dtype)));
+        store(args->gate, at, dtype, gated(load(args->gate, at, dtype), load(args->up, at, dtype)));
     if (at < end) {
         const Lanes gate = load_some(args->gate, at, end - at, dtype), up = load_some(args->up, at, end - at, dtype);
-        store_some(args->out, at, end - at, dtype, gated(gate, up));
+        store_some(args->gate, at, end - at, dtype, gated(gate, up));
     }
 }
 
-TARGET static void NAME(swiglu)(const Swiglu *args, int64_t row) {
-    BY_DTYPE(args->dtype, swiglu_row(args, row, DTYPE))
+TARGET static void NAME(gate)(const Gate *args, int64_t row) {
+    BY_DTYPE(args->dtype, gate_row(args, row, DTYPE))
 }
 
 #include "attention.h"
 
 const Ops JOIN(shira_decoder_ops, SUFFIX) = {
-    .add_rms_norm = NAME(add_rms_norm),
+    .add_norm = NAME(add_norm),
     .rope_and_store = NAME(rope_and_store),
-    .attention = NAME(attention),
-    .swiglu = NAME(swiglu),
+    .attend = NAME(attend),
+    .gate = NAME(gate),
 };

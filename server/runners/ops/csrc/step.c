@@ -11,9 +11,9 @@
 
 enum { WORTH_A_THREAD = 8192 /* elements: below, waking a thread takes longer than the work */ };
 
-void shira_add_rms_norm(const Ops *ops, const AddNorm *args, int threads) {
+void shira_add_norm(const Ops *ops, const AddNorm *args, int threads) {
 #pragma omp parallel for schedule(static) num_threads(threads) if (args->num_rows * args->width > WORTH_A_THREAD)
-    for (int64_t row = 0; row < args->num_rows; row++) ops->add_rms_norm(args, row);
+    for (int64_t row = 0; row < args->num_rows; row++) ops->add_norm(args, row);
 }
 
 void shira_rope_and_store(const Ops *ops, const Rope *args, int threads) {
@@ -29,7 +29,7 @@ static Task task_of(const Attention *args, int64_t number) {
     return task;
 }
 
-int shira_attention(const Ops *ops, const Attention *args, int threads) {
+int shira_attend(const Ops *ops, const Attention *args, int threads) {
     const Ragged ragged = args->ragged;
     int64_t most_rows = 0;
     for (int64_t b = 0; b < ragged.num_blocks; b++)
@@ -46,14 +46,14 @@ int shira_attention(const Ops *ops, const Attention *args, int threads) {
 #pragma omp for schedule(dynamic, at_once)
         for (int64_t number = 0; number < num_tasks; number++) {
             const int64_t next = number + 1 < num_tasks ? number + 1 : number;
-            ops->attention(args, task_of(args, number), task_of(args, next), mine);
+            ops->attend(args, task_of(args, number), task_of(args, next), mine);
         }
     }
     free(scratch);
     return 1;
 }
 
-void shira_swiglu(const Ops *ops, const Swiglu *args, int threads) {
+void shira_gate(const Ops *ops, const Gate *args, int threads) {
 #pragma omp parallel for schedule(static) num_threads(threads) if (args->num_rows * args->width > WORTH_A_THREAD)
-    for (int64_t row = 0; row < args->num_rows; row++) ops->swiglu(args, row);
+    for (int64_t row = 0; row < args->num_rows; row++) ops->gate(args, row);
 }

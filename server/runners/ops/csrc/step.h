@@ -4,10 +4,10 @@
 
 #include "ops.h"
 
-void shira_add_rms_norm(const Ops *ops, const AddNorm *args, int threads);
+void shira_add_norm(const Ops *ops, const AddNorm *args, int threads);
 void shira_rope_and_store(const Ops *ops, const Rope *args, int threads);
 /* False: no memory, nothing was written. */
-int shira_attention(const Ops *ops, const Attention *args, int threads);
-void shira_swiglu(const Ops *ops, const Swiglu *args, int threads);
+int shira_attend(const Ops *ops, const Attention *args, int threads);
+void shira_gate(const Ops *ops, const Gate *args, int threads);
 
 #endif
