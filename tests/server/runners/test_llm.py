@@ -21,6 +21,7 @@ CASES: list[tuple[Architecture, BackendName]] = [
     ("qwen2", "paged"),
     ("qwen2", "rows"),
     ("mistral-sliding", "rows"),
+    ("gemma3", "rows"),
     ("gpt-neox", "rows"),
 ]
 every_case = pytest.mark.parametrize(("architecture", "backend"), CASES)

@@ -8,12 +8,13 @@ from typing import Any, Literal
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
+from transformers.models.gemma3 import Gemma3TextConfig
 from transformers.models.gpt_neox import GPTNeoXConfig
 from transformers.models.llama import LlamaConfig
 from transformers.models.mistral import MistralConfig
 from transformers.models.qwen2 import Qwen2Config
 
-Architecture = Literal["llama", "qwen2", "mistral-sliding", "gpt-neox"]
+Architecture = Literal["llama", "qwen2", "mistral-sliding", "gemma3", "gpt-neox"]
 TEXT = [
     "the quick brown fox jumps over the lazy dog",
     "in the beginning was the word",
@@ -47,6 +48,11 @@ def save_tiny_model(
             config = Qwen2Config(**common, num_key_value_heads=2)
         case "mistral-sliding":
             config = MistralConfig(**common, num_key_value_heads=2, sliding_window=8)
+        case "gemma3":  # windows in all but the last layer
+            layer_types = ["sliding_attention", "full_attention"]
+            config = Gemma3TextConfig(
+                **common, num_key_value_heads=2, head_dim=8, sliding_window=8, layer_types=layer_types
+            )
         case "gpt-neox":
             config = GPTNeoXConfig(**common)
     model = AutoModelForCausalLM.from_config(config, dtype=dtype)
