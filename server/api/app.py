@@ -13,6 +13,7 @@ from server.api.errors import ErrorAnswer, install_error_handlers
 from server.api.outcomes import Outcomes
 from server.api.scratch import clear_scratch
 from server.api.services import Services
+from server.api.stalled_readers import StalledReaders
 
 DOCUMENTED_ERRORS = (400, 401, 403, 404, 405, 408, 409, 413, 415, 422, 429, 500, 503, 504, 507)
 
@@ -28,6 +29,7 @@ def build_api(services: Services) -> FastAPI:
         responses={status: {"model": ErrorAnswer} for status in DOCUMENTED_ERRORS},
         middleware=[  # outermost first
             Middleware(Outcomes, metrics=services.metrics),
+            Middleware(StalledReaders),
             Middleware(Authentication, config=services.config),
             Middleware(BodyLimit, max_upload_bytes=services.config.max_body_bytes),
         ],

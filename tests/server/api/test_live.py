@@ -11,6 +11,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from server.api import stalled_readers
 from server.engine.messages import TextEvent
 from tests.adapters_store.small_adapters import small_adapter
 from tests.server.api.rig import error_of, native_file, sse_events
@@ -70,6 +71,33 @@ def test_a_client_that_goes_away_aborts_its_request(*, stream: bool, texts: int,
         server.engine.waits.get_nowait()
     server.wait_until(lambda: len(server.engine.aborted) == num_aborted + 1)
     server.wait_until(lambda: aborts._value.get() == before + 1)
+
+
+def test_a_client_that_stops_reading_is_sent_no_more_than_buffers_hold_and_then_counts_as_gone(
+    server: Live, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It kept its adapters held for as long as it cared to stay connected."""
+    monkeypatch.setattr(stalled_readers, "MAX_STALL_S", 0.5)
+    push(server, tmp_path)
+    taken = []
+
+    class Endless:
+        def __iter__(self) -> Iterator[TextEvent]:
+            for _ in range(4000):  # 80 MB
+                taken.append(1)
+                yield TextEvent(text="x" * 20_000)
+
+    server.engine.script = Endless()  # type: ignore[assignment]
+    num_aborted = len(server.engine.aborted)
+    body = json.dumps({"prompt": "x", "adapter": "a", "stream": True}).encode()
+    with socket.socket() as connection:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        connection.connect(("127.0.0.1", server.port))
+        length = f"Content-Length: {len(body)}"
+        connection.sendall(request_bytes("/generate", body, "Content-Type: application/json", length))
+        server.wait_until(lambda: len(server.engine.aborted) == num_aborted + 1)
+        server.wait_until(lambda: server.store.describe()["claims"] == {})
+    assert len(taken) < 1000
 
 
 def test_a_stream_arrives_piece_by_piece(server: Live) -> None:
