@@ -150,7 +150,6 @@ class Seats:
         self._memory.pause([sequence.id])
         self.leave(sequence)
         sequence.started_step = None
-        sequence.num_cached = 0
         self._group(sequence).wait(sequence)
         self.parked.append(Parked(sequence=sequence, reason=reason))
 

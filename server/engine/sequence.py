@@ -27,7 +27,7 @@ class Sequence:
     sink: EventSink
     order: int = 0  # of arrival
     num_tokens: int = 0  # sampled so far
-    num_cached: int = 0  # of prompt and sampled tokens, those that have KV
+    num_cached: int = 0  # while it runs: of prompt and sampled tokens, those that have KV
     since: int | None = None
     owed_since: int | None = None
     started_step: int | None = None  # in which it last began to run; None while it waits

@@ -20,7 +20,9 @@ from server.core.errors import (
 )
 from server.core.requests import Mode
 from server.core.steps import Reused
+from server.engine.batch import share_out
 from server.engine.cost import CostModel
+from server.engine.sequence import Sequence
 from tests.server.engine.desk import Desk
 from tests.server.engine.fakes import Client, make_blend, make_request
 
@@ -77,6 +79,14 @@ def test_prompts_are_taken_in_the_order_in_which_they_started() -> None:
     assert desk.last_step()[1] == {first: 100}
     desk.turn()
     assert desk.last_step()[1] == {first: 50, second: 50}
+
+
+def test_the_prompt_of_who_has_waited_too_long_comes_first() -> None:
+    prompts = [Sequence(request=make_request(num_prompt_tokens=90), sink=Client()) for _ in range(2)]
+    row = Sequence(request=make_request(num_prompt_tokens=1), sink=Client())
+    early, late = prompts
+    assert share_out([early, late, row], None, 100) == [(row, 1), (early, 90), (late, 9)]
+    assert share_out([early, late, row], late, 100) == [(row, 1), (late, 90), (early, 9)]
 
 
 def test_a_step_has_room_for_every_row_and_some_of_a_prompt_whatever_the_limits_say() -> None:
@@ -177,7 +187,7 @@ def test_a_large_request_that_finds_no_memory_is_not_overtaken() -> None:
     running = desk.ask(num_prompt_tokens=60, max_new_tokens=30)
     desk.turn()
     large = desk.ask(A, num_prompt_tokens=90, max_new_tokens=5, client="x")
-    small = desk.ask(num_prompt_tokens=90, max_new_tokens=5, client="x")
+    small = desk.ask(num_prompt_tokens=5, max_new_tokens=5, client="x")
     desk.turns(20)
     assert set(desk.last_step()[1]) == {running}
     desk.turns(11)
