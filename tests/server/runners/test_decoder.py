@@ -8,7 +8,7 @@ from transformers.models.gemma import GemmaConfig, GemmaForCausalLM
 from transformers.models.llama import LlamaConfig, LlamaForCausalLM
 from transformers.models.mistral import MistralConfig, MistralForCausalLM
 
-from adapters_store.kernels import RowGroup, RowPlan
+from adapters_store.kernels import RowGroup, RowPlan, get_row_kernels
 from server.runners.decoder import can_decode, obstacle
 from server.runners.ops import Ops, Segment, available_ops, get_ops
 from tests.server.runners.decoders import KINDS, SIZES, VOCABULARY, Decoding, Kind, tiny_decoder_model
@@ -85,6 +85,21 @@ def test_bfloat16_logits_are_as_far_from_exact_ones_as_transformers_own(kind: Ki
         exact = model.float()(input_ids=torch.tensor([tokens])).logits[0]
     error = (logits - exact).square().mean().sqrt()
     assert error <= 1.25 * (rounded - exact).square().mean().sqrt()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("kind", ["smollm", "qwen3", "llama-biased"])
+def test_a_row_gets_the_same_bits_alone_in_a_batch_and_in_chunks(kind: Kind, dtype: torch.dtype) -> None:
+    if not get_row_kernels("cpu").has_native_linear(dtype) or len(available_ops("cpu", dtype, 16)) == 1:
+        pytest.skip("torch's products depend on the batch")
+    decoding = Decoding(tiny_decoder_model(kind, dtype))
+    together = decoding.step([(decoding.begin(), tokens) for tokens in PROMPTS])
+    for tokens, expected in zip(PROMPTS, together, strict=True):
+        alone, parted = decoding.begin(), decoding.begin()
+        assert torch.equal(decoding.step([(alone, tokens)])[0], expected)
+        for start in range(0, len(tokens), 7):
+            logits = decoding.step([(parted, tokens[start : start + 7]), (decoding.begin(), [start + 1])])
+        assert torch.equal(logits[0], expected)
 
 
 def test_what_is_written_into_the_weights_is_in_the_next_step() -> None:
