@@ -84,14 +84,6 @@ class RowPlan:
     def table_unpatched(self) -> bytes:
         return b"".join(struct.pack("3q", group.start, group.stop, False) for group in self.groups)
 
-    def words_table(self, linears: Linears) -> bytes:
-        """As struct RowWords in csrc/rows.h, for each group one for each weight."""
-        untouched = bytes(24 * len(linears.pairs))
-        key, weights = linears.key, linears.weights
-        return b"".join(
-            untouched if group.targets is None else group.targets.table_for(key, weights) for group in self.groups
-        )
-
 
 def check_linear(x: Tensor, linears: Linears, plan: RowPlan, out_dtype: torch.dtype | None) -> torch.dtype:
     """The output's dtype. Raises ValueError for arguments that a product cannot be made of."""

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import struct
-from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import accumulate
 
@@ -91,14 +89,24 @@ class RowLayout:
         return part
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prepared:
+    """What native code reads for some weights: a table of addresses, and the tensors that they lead to."""
+
+    table: bytes
+    tensors: tuple[Tensor, ...]
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class RowTargets:
     """What rows run with instead of what is in the weights: ``words`` (a words buffer of ``layout``) at its entries.
 
-    Read-only from now on. Raises ValueError for words that do not fit the layout."""
+    Good for one state of the weights at these entries: kernels keep the differences that they take at the first use.
+    Make another (at no cost) after a switch. Raises ValueError for words that do not fit the layout."""
 
     layout: RowLayout
     words: Tensor
+    prepared: dict[bytes, Prepared] = field(default_factory=dict, init=False, repr=False)  # by kernels, for kernels
 
     def __post_init__(self) -> None:
         words, device = self.words, self.layout.columns.device
@@ -107,6 +115,12 @@ class RowTargets:
             raise ValueError(f"words: expected {expected}, got {words.dtype} {tuple(words.shape)} on {words.device}")
         if not words.is_contiguous() or words.data_ptr() % 4:
             raise ValueError(f"words: expected {expected}, got stride {words.stride()}")
+
+    @property
+    def num_bytes(self) -> int:
+        """Of the words and of what kernels have made of them so far."""
+        made = (tensor.nbytes for prepared in list(self.prepared.values()) for tensor in prepared.tensors)
+        return self.words.nbytes + sum(made)
 
     def addresses_of(self, weight: Tensor) -> tuple[int, int, int]:
         """Where the starts, columns and words for this weight lie; zeros where it is not touched."""
@@ -119,18 +133,6 @@ class RowTargets:
             columns.data_ptr() + part.entries.start * columns.element_size(),
             self.words.data_ptr() + part.words_bytes.start,
         )
-
-    def table_for(self, key: bytes, weights: Sequence[Tensor]) -> bytes:
-        """The addresses for each of these weights, as struct RowWords in csrc/rows.h; made once for each ``key``."""
-        table = self._tables.get(key)
-        if table is None:
-            table = b"".join(struct.pack("3q", *self.addresses_of(weight)) for weight in weights)
-            self._tables[key] = table
-        return table
-
-    @cached_property
-    def _tables(self) -> dict[bytes, bytes]:
-        return {}
 
 
 def row_weights(bound: Bound) -> tuple[Tensor, ...]:

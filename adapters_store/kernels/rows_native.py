@@ -13,6 +13,7 @@ from adapters_store.kernels import _native
 from adapters_store.kernels.bound import DTYPE_CODES, Bound
 from adapters_store.kernels.linears import Linears, RowPlan, check_correct, check_linear
 from adapters_store.kernels.native import ISAS, check_cpu, supported_isas
+from adapters_store.kernels.row_steps import targets_table
 from adapters_store.kernels.rows import RowLayout, RowTargets, row_weights, union_weights
 from adapters_store.kernels.rows_reference import ReferenceRowKernels
 
@@ -54,7 +55,8 @@ class NativeRowKernels(ReferenceRowKernels):
 
     def relative(self, blend: RowTargets | None, dominant: RowTargets) -> RowTargets:
         if blend is None or blend.layout is dominant.layout:
-            return blend or dominant
+            same = blend or dominant
+            return RowTargets(layout=same.layout, words=same.words)
         weights = union_weights(blend.layout, dominant.layout)
         starts = torch.empty(sum(len(weight) + 1 for weight in weights), dtype=torch.int32)
         ends = list(accumulate(len(weight) + 1 for weight in weights))
@@ -91,10 +93,16 @@ class NativeRowKernels(ReferenceRowKernels):
             self._run(x, Linears([(weight, None)]), plan, [y], is_correction=True)
 
     def _run(self, x: Tensor, linears: Linears, plan: RowPlan, products: list[Tensor], *, is_correction: bool) -> None:
+        how = self._how()
         codes = (DTYPE_CODES[linears.dtype], DTYPE_CODES[products[0].dtype])
+        groups = plan.table_unpatched if is_correction else plan.table
+        targets = b"".join(
+            targets_table(how, group, linears, is_patched=group.is_patched and not is_correction)
+            for group in plan.groups
+        )
         addresses = struct.pack(f"{len(products)}q", *(y.data_ptr() for y in products))
-        tables = (linears.table, plan.table_unpatched if is_correction else plan.table, plan.words_table(linears))
-        _native.linear(*self._how(), x.data_ptr(), linears.in_features, *codes, is_correction, *tables, addresses)
+        shape = (x.data_ptr(), linears.in_features, *codes, is_correction)
+        _native.linear(*how, *shape, linears.table, groups, targets, addresses)
 
     def _how(self) -> tuple[int, int]:
         return self._isa, torch.get_num_threads()

@@ -52,7 +52,9 @@ LANES_FN void lanes_store_some(char *at, Lanes lanes, int count, int is_bf16) {
         return;
     }
     const __m256i words = lanes_narrow(lanes);
-    if (count == 12) { /* a whole block; a masked store of words is slow */
+    if (count == LANES) { /* a masked store of words is slow */
+        _mm256_storeu_si256((__m256i *)(void *)at, words);
+    } else if (count == 12) {
         _mm_storeu_si128((__m128i *)(void *)at, _mm256_castsi256_si128(words));
         _mm_storel_epi64((__m128i *)(void *)(at + 16), _mm256_extracti128_si256(words, 1));
     } else {

@@ -3,7 +3,7 @@
 
 #include <stdlib.h>
 
-enum { ALIGNMENT = 64, BLOCKS_PER_TASK = 4 };
+enum { ALIGNMENT = 64 };
 
 static int64_t num_blocks_of(const Weight *weight) { return (weight->out_features + BLOCK - 1) / BLOCK; }
 
@@ -16,15 +16,25 @@ static int64_t cut_panels(const Product *product, Panel *panels) {
         int64_t start = product->groups[g].start;
         while (++g < product->num_groups && !is_patched && !product->groups[g].is_patched) continue;
         for (const int64_t stop = product->groups[g - 1].stop; start < stop; start += LANES) {
-            const Panel panel = {NULL, start, start + LANES < stop ? start + LANES : stop, group};
+            const Panel panel = {NULL, NULL, start, start + LANES < stop ? start + LANES : stop, group};
             panels[num_panels++] = panel;
         }
     }
     return num_panels;
 }
 
+static int is_corrected(const Product *product, const Panel *panel) {
+    if (panel->group >= 0) return 0;
+    for (int64_t g = 0; g < product->num_groups; g++) {
+        if (product->groups[g].start >= panel->stop || product->groups[g].stop <= panel->start) continue;
+        for (int64_t number = 0; number < product->num_weights; number++)
+            if (product->targets[g * product->num_weights + number].steps.quads) return 1;
+    }
+    return 0;
+}
+
 static void run(const LinearOps *ops, const Product *product, Panel *panels, int64_t num_panels, uint32_t *packed,
-                char *scratch, int64_t scratch_bytes, int threads) {
+                float *wide, char *scratch, int64_t scratch_bytes, int threads) {
     const int64_t panel_words = steps_of(product) * LANES;
     int64_t num_blocks = 0;
     for (int64_t number = 0; number < product->num_weights; number++)
@@ -41,8 +51,11 @@ static void run(const LinearOps *ops, const Product *product, Panel *panels, int
         for (int64_t p = 0; p < num_panels; p++) {
             panels[p].x = packed + p * panel_words;
             ops->pack(product, &panels[p], packed + p * panel_words);
+            if (!is_corrected(product, &panels[p])) continue;
+            panels[p].wide_x = wide + p * product->in_features * LANES;
+            ops->widen(product, &panels[p], wide + p * product->in_features * LANES);
         }
-#pragma omp for schedule(dynamic, BLOCKS_PER_TASK)
+#pragma omp for schedule(dynamic, 1)
         for (int64_t b = 0; b < num_blocks; b++) {
             int64_t number = 0;
             int64_t block = b;
@@ -62,12 +75,15 @@ Status shira_linear(const LinearOps *ops, const Product *product, int threads) {
     const int64_t scratch_bytes = rounded_up(BLOCK * product->in_features * width);
     const int64_t panels_bytes = rounded_up(max_panels * (int64_t)sizeof(Panel));
     const int64_t packed_bytes = max_panels * steps_of(product) * LANES * (int64_t)sizeof(uint32_t);
+    const int64_t wide_bytes = max_panels * product->in_features * LANES * (int64_t)sizeof(float);
     if (num_rows == 0) return SHIRA_OK;
-    char *memory = aligned_alloc(ALIGNMENT, (size_t)(panels_bytes + packed_bytes + scratch_bytes * threads));
+    char *memory = aligned_alloc(ALIGNMENT, (size_t)(panels_bytes + packed_bytes + wide_bytes + scratch_bytes * threads));
     if (!memory) return SHIRA_NO_MEMORY;
     Panel *panels = (Panel *)memory;
     const int64_t num_panels = cut_panels(product, panels);
-    run(ops, product, panels, num_panels, (uint32_t *)(memory + panels_bytes), memory + panels_bytes + packed_bytes,
+    char *packed = memory + panels_bytes;
+    char *wide = packed + packed_bytes;
+    run(ops, product, panels, num_panels, (uint32_t *)(void *)packed, (float *)(void *)wide, wide + wide_bytes,
         scratch_bytes, threads);
     free(memory);
     return SHIRA_OK;

@@ -5,7 +5,7 @@
 #include "model.h"
 #include "rows.h"
 
-enum { LANES = 16 /* rows of x side by side: a panel */, BLOCK = 12 /* rows of W that a task takes */ };
+enum { LANES = 16 /* rows of x side by side: a panel */ };
 enum { TILE_PANELS = 2, TILE = BLOCK * TILE_PANELS * LANES /* float sums: [row of W][panel][row of x] */ };
 
 typedef struct {
@@ -29,7 +29,7 @@ typedef struct {
     int64_t num_weights;
     const Group *groups; /* from row 0 on without a gap */
     int64_t num_groups;
-    const RowWords *words; /* [group][weight] */
+    const Targets *targets; /* [group][weight] */
     void *const *y;        /* for each weight (rows, out_features) */
     int is_correction;     /* y holds x W^T already and is added to */
 } Product;
@@ -37,6 +37,7 @@ typedef struct {
 /* At most 16 rows of x that run with the same words in W, packed: [step][row] of float32, or of pairs of bfloat16. */
 typedef struct {
     const uint32_t *x;
+    const float *wide_x; /* [column][row] where some group is corrected, else NULL */
     int64_t start; /* rows of x; lanes past `stop` are zero */
     int64_t stop;
     int64_t group; /* whose words are patched into W; -1: none's */
@@ -48,6 +49,7 @@ static inline int64_t steps_of(const Product *product) {
 
 typedef struct {
     void (*pack)(const Product *product, const Panel *panel, uint32_t *packed);
+    void (*widen)(const Product *product, const Panel *panel, float *wide);
     /* Rows `row`.. of weight `number`, at most BLOCK of them, for all panels. `scratch` holds BLOCK rows of W. */
     void (*block)(const Product *product, const Panel *panels, int64_t num_panels, int64_t number, int64_t row,
                   void *scratch);

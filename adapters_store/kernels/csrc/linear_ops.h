@@ -11,24 +11,6 @@
 #define NAME(op) JOIN(op, SUFFIX)
 #define INLINE TARGET static inline __attribute__((always_inline))
 
-INLINE uint32_t load_word(const void *at, int is_bf16) {
-    uint32_t word = 0;
-    if (is_bf16) {
-        uint16_t narrow;
-        memcpy(&narrow, at, sizeof narrow);
-        return (uint32_t)narrow << 16;
-    }
-    memcpy(&word, at, sizeof word);
-    return word;
-}
-
-INLINE float load_float(const void *at, int is_bf16) {
-    const uint32_t bits = load_word(at, is_bf16);
-    float value;
-    memcpy(&value, &bits, sizeof value);
-    return value;
-}
-
 /* ---- the plain product ---------------------------------------------------------------------------------------- */
 
 /* STRIP rows of W from `w` on times `num_panels` panels; rows and panels of the tile are apart as in TILE. */
@@ -80,13 +62,13 @@ INLINE void multiply_strip(const char *w, const Panel *panels, const int num_pan
         for (int p = 0; p < num_panels; p++) lanes_store(tile + (r * TILE_PANELS + p) * LANES, sums[r][p]);
 }
 
-/* BLOCK rows of W times one or two panels. */
+/* `num_rows` rows of W, a multiple of STRIP, times one or two panels. */
 INLINE void multiply(const char *w, const Panel *panels, int num_panels, int64_t in_features, const int is_bf16,
-                     float *tile) {
+                     int num_rows, float *tile) {
     const int64_t row_bytes = in_features * (is_bf16 ? 2 : 4);
-    for (int r = 0; r < BLOCK; r += STRIP) {
+    for (int r = 0; r < num_rows; r += STRIP) {
         const char *strip = w + r * row_bytes;
-        const char *ahead = strip + BLOCK * row_bytes;
+        const char *ahead = strip + STRIP * row_bytes;
         float *out = tile + r * TILE_PANELS * LANES;
         if (STRIP_PANELS == 2 && num_panels == 2)
             multiply_strip(strip, panels, STRIP_PANELS, in_features, is_bf16, ahead, out);
@@ -98,44 +80,58 @@ INLINE void multiply(const char *w, const Panel *panels, int num_panels, int64_t
 
 /* ---- a group's own words -------------------------------------------------------------------------------------- */
 
-/* Adds (target - W) x to the lanes of one group. `w` is row `row` of the weight. */
-INLINE void correct(const char *w, const RowWords *own, int64_t row, int num_rows, const Panel *panel, LaneMask mask,
-                    int64_t in_features, const int is_bf16, float *tile) {
-    const int width = is_bf16 ? 2 : 4;
-    for (int r = 0; r < num_rows; r++) {
-        const char *row_of_w = w + r * in_features * width;
-        float *out = tile + r * TILE_PANELS * LANES;
-        Lanes sum = lanes_load(out);
-        for (int64_t j = own->starts[row + r]; j < own->starts[row + r + 1]; j++) {
-            const int64_t column = own->columns[j];
-            const float target = load_float((const char *)own->words + j * width, is_bf16);
-            const float delta = target - load_float(row_of_w + column * width, is_bf16);
-            const Lanes x = is_bf16 ? lanes_widen(panel->x + column / 2 * LANES, column % 2)
-                                    : lanes_load((const float *)(const void *)panel->x + column * LANES);
-            sum = lanes_choose(mask, lanes_fma(x, lanes_set(delta), sum), sum);
-        }
-        lanes_store(out, sum);
-    }
-}
-
+/* The lanes of a panel that belong to a group. */
 INLINE uint32_t lanes_shared(const Group *group, const Panel *panel) {
     const int64_t start = group->start > panel->start ? group->start - panel->start : 0;
     const int64_t stop = (group->stop < panel->stop ? group->stop : panel->stop) - panel->start;
     return stop > start ? (1u << stop) - (1u << start) : 0;
 }
 
-/* Whether any lane of the panel had something to add. */
-INLINE int correct_panel(const Product *product, const char *w, int64_t number, int64_t row, int num_rows,
-                         const Panel *panel, const int is_bf16, float *tile) {
-    int is_touched = 0;
-    for (int64_t g = 0; g < product->num_groups; g++) {
-        const RowWords *own = &product->words[g * product->num_weights + number];
-        const uint32_t lanes = lanes_shared(&product->groups[g], panel);
-        if (!lanes || !own->starts) continue;
-        correct(w, own, row, num_rows, panel, lanes_mask(lanes), product->in_features, is_bf16, tile);
-        is_touched = 1;
+/* Adds (target - W) x to the lanes of one group, in a block of rows. */
+INLINE void correct(const RowSteps *own, int64_t block, const float *wide_x, LaneMask mask, float *tile) {
+    const uint8_t *order = own->order + block * BLOCK;
+    const int32_t *quads = own->quads + block * QUADS;
+    for (int quad = 0; quad < QUADS; quad++, order += QUAD) {
+        const uint16_t *columns = own->columns + (int64_t)quads[quad] * QUAD;
+        const float *deltas = own->deltas + (int64_t)quads[quad] * QUAD;
+        Lanes sums[QUAD];
+        if (quads[quad] == quads[quad + 1]) continue;
+#pragma GCC unroll 4
+        for (int i = 0; i < QUAD; i++) sums[i] = lanes_load(tile + order[i] * TILE_PANELS * LANES);
+        for (int32_t step = quads[quad]; step < quads[quad + 1]; step++, columns += QUAD, deltas += QUAD) {
+#pragma GCC unroll 4
+            for (int i = 0; i < QUAD; i++) {
+                const Lanes x = lanes_load(wide_x + (int64_t)columns[i] * LANES);
+                sums[i] = lanes_choose(mask, lanes_fma(x, lanes_set(deltas[i]), sums[i]), sums[i]);
+            }
+        }
+#pragma GCC unroll 4
+        for (int i = 0; i < QUAD; i++) lanes_store(tile + order[i] * TILE_PANELS * LANES, sums[i]);
     }
-    return is_touched;
+}
+
+INLINE void correct_panel(const Product *product, int64_t number, int64_t block, const Panel *panel, float *tile) {
+    for (int64_t g = 0; g < product->num_groups; g++) {
+        const RowSteps *own = &product->targets[g * product->num_weights + number].steps;
+        const uint32_t lanes = lanes_shared(&product->groups[g], panel);
+        if (lanes && own->quads) correct(own, block, panel->wide_x, lanes_mask(lanes), tile);
+    }
+}
+
+/* What the groups have for a block is on its way into the cache while the plain product is computed. */
+INLINE void fetch_steps(const Product *product, int64_t number, int64_t block) {
+    for (int64_t g = 0; g < product->num_groups; g++) {
+        const RowSteps *own = &product->targets[g * product->num_weights + number].steps;
+        if (!own->quads) continue;
+        const int64_t start = own->quads[block * QUADS];
+        const int64_t num_steps = own->quads[(block + 1) * QUADS] - start;
+        const char *columns = (const char *)(own->columns + start * QUAD);
+        const char *deltas = (const char *)(own->deltas + start * QUAD);
+        __builtin_prefetch(own->quads + (block + 2) * QUADS, 0, 3);
+        __builtin_prefetch(own->order + (block + 1) * BLOCK, 0, 3);
+        for (int64_t at = 0; at < num_steps * QUAD * 2; at += 64) __builtin_prefetch(columns + at, 0, 2);
+        for (int64_t at = 0; at < num_steps * QUAD * 4; at += 64) __builtin_prefetch(deltas + at, 0, 2);
+    }
 }
 
 /* Writes a group's words into a copy of the rows. */
@@ -149,16 +145,15 @@ INLINE void patch(char *copy, const RowWords *own, int64_t row, int num_rows, in
 
 /* ---- from sums to y ------------------------------------------------------------------------------------------- */
 
-INLINE void finish(const Product *product, int64_t number, int64_t row, int num_rows, const Panel *panel,
-                   const float *tile, const int is_bf16, const int is_bf16_out) {
+INLINE void finish_rows(const Product *product, int64_t number, int64_t row, int num_rows, const Panel *panel,
+                        const float *tile, const int is_bf16, const int is_bf16_out) {
     const Weight *weight = &product->weights[number];
     const int width = is_bf16_out ? 2 : 4;
     const char *bias = (const char *)weight->bias + row * (is_bf16 ? 2 : 4);
     const Lanes biases = weight->bias ? lanes_load_some(bias, num_rows, is_bf16) : lanes_zero();
     Lanes sums[LANES]; /* a row of W each, then a row of x each */
 #pragma GCC unroll 16
-    for (int r = 0; r < LANES; r++)
-        sums[r] = r < BLOCK ? lanes_load(tile + r * TILE_PANELS * LANES) : lanes_zero();
+    for (int r = 0; r < LANES; r++) sums[r] = r < num_rows ? lanes_load(tile + r * TILE_PANELS * LANES) : lanes_zero();
     lanes_transpose(sums);
     for (int64_t x_row = panel->start; x_row < panel->stop; x_row++) {
         char *out = (char *)product->y[number] + (x_row * weight->out_features + row) * width;
@@ -167,48 +162,99 @@ INLINE void finish(const Product *product, int64_t number, int64_t row, int num_
     }
 }
 
+INLINE void finish(const Product *product, int64_t number, int64_t row, int num_rows, const Panel *panel,
+                   const float *tile, const int is_bf16) {
+    for (int r = 0; r < num_rows; r += LANES) {
+        const int count = num_rows - r < LANES ? num_rows - r : LANES;
+        const float *sums = tile + r * TILE_PANELS * LANES;
+        if (is_bf16 && product->out_dtype == SHIRA_BF16)
+            finish_rows(product, number, row + r, count, panel, sums, is_bf16, 1);
+        else
+            finish_rows(product, number, row + r, count, panel, sums, is_bf16, 0);
+    }
+}
+
 /* ---- one block ------------------------------------------------------------------------------------------------ */
+
+/* A copy of some rows with the words of one group, if any, and zeros up to a whole strip. */
+INLINE const char *copied(const Product *product, const Weight *weight, const RowWords *own, int64_t row, int num_rows,
+                          int width, char *scratch) {
+    const int64_t row_bytes = product->in_features * width;
+    const int num_missing = (STRIP - num_rows % STRIP) % STRIP;
+    memcpy(scratch, (const char *)weight->weight + row * row_bytes, (size_t)(num_rows * row_bytes));
+    memset(scratch + num_rows * row_bytes, 0, (size_t)(num_missing * row_bytes));
+    if (own) patch(scratch, own, row, num_rows, product->in_features, width);
+    return scratch;
+}
+
+/* The number of panels from here on that share W's words and fit a tile. */
+INLINE int panels_together(const Panel *panels, int64_t num_panels) {
+    return num_panels > 1 && panels[0].group == panels[1].group ? 2 : 1;
+}
+
+/* Panels with corrections: the whole block at once. */
+INLINE void correct_block(const Product *product, const Panel *panels, int64_t num_panels, int64_t number, int64_t row,
+                          int num_rows, const char *w, const int is_bf16) {
+    const int num_padded = (num_rows + STRIP - 1) / STRIP * STRIP;
+    float tile[TILE] __attribute__((aligned(64)));
+    int count;
+    fetch_steps(product, number, row / BLOCK);
+    for (int64_t p = 0; p < num_panels; p += count) {
+        count = panels_together(panels + p, num_panels - p);
+        if (!panels[p].wide_x && !panels[p + count - 1].wide_x) continue;
+        if (product->is_correction)
+            memset(tile, 0, sizeof tile);
+        else
+            multiply(w, panels + p, count, product->in_features, is_bf16, num_padded, tile);
+        for (int i = 0; i < count; i++) {
+            const Panel *panel = &panels[p + i];
+            if (panel->wide_x) correct_panel(product, number, row / BLOCK, panel, tile + i * LANES);
+            if (panel->wide_x || !product->is_correction)
+                finish(product, number, row, num_rows, panel, tile + i * LANES, is_bf16);
+        }
+    }
+}
+
+/* The other panels: a strip at a time, which stays in the nearest cache for all of them. */
+INLINE void multiply_block(const Product *product, const Panel *panels, int64_t num_panels, int64_t number, int64_t row,
+                           int num_rows, const int is_bf16, char *scratch) {
+    const Weight *weight = &product->weights[number];
+    const int width = is_bf16 ? 2 : 4;
+    float tile[STRIP * TILE_PANELS * LANES] __attribute__((aligned(64)));
+    for (int r = 0; r < num_rows; r += STRIP) {
+        const int strip_rows = num_rows - r < STRIP ? num_rows - r : STRIP;
+        int64_t in_scratch = -2; /* the group whose words the copy of the rows holds; -1: nobody's */
+        int count;
+        for (int64_t p = 0; p < num_panels; p += count) {
+            const int64_t group = panels[p].group;
+            const char *w = (const char *)weight->weight + (row + r) * product->in_features * width;
+            count = panels_together(panels + p, num_panels - p);
+            if (panels[p].wide_x || panels[p + count - 1].wide_x) continue;
+            if (group >= 0 || strip_rows < STRIP) {
+                const RowWords *own = group < 0 ? NULL : &product->targets[group * product->num_weights + number].words;
+                if (in_scratch != group) copied(product, weight, own, row + r, strip_rows, width, scratch);
+                in_scratch = group;
+                w = scratch;
+            }
+            multiply(w, panels + p, count, product->in_features, is_bf16, STRIP, tile);
+            for (int i = 0; i < count; i++)
+                finish(product, number, row + r, strip_rows, &panels[p + i], tile + i * LANES, is_bf16);
+        }
+    }
+}
 
 INLINE void block_of(const Product *product, const Panel *panels, int64_t num_panels, int64_t number, int64_t row,
                      char *scratch, const int is_bf16) {
     const Weight *weight = &product->weights[number];
     const int width = is_bf16 ? 2 : 4;
-    const int64_t row_bytes = product->in_features * width;
     const int64_t left = weight->out_features - row;
     const int num_rows = left < BLOCK ? (int)left : BLOCK;
-    const char *plain = (const char *)weight->weight + row * row_bytes;
-    int64_t in_scratch = -2; /* the group whose words the copy of the rows holds; -1: nobody's */
-    float tile[TILE] __attribute__((aligned(64)));
-    for (int64_t p = 0; p < num_panels;) {
-        const int64_t group = panels[p].group;
-        const int count = p + 1 < num_panels && panels[p + 1].group == group ? 2 : 1;
-        const char *w = plain;
-        if (group >= 0 || num_rows < BLOCK) {
-            if (in_scratch != group) {
-                memcpy(scratch, plain, (size_t)(num_rows * row_bytes));
-                memset(scratch + num_rows * row_bytes, 0, (size_t)((BLOCK - num_rows) * row_bytes));
-                if (group >= 0)
-                    patch(scratch, &product->words[group * product->num_weights + number], row, num_rows,
-                          product->in_features, width);
-                in_scratch = group;
-            }
-            w = scratch;
-        }
-        if (product->is_correction)
-            memset(tile, 0, sizeof tile);
-        else
-            multiply(w, panels + p, count, product->in_features, is_bf16, tile);
-        for (int own = 0; own < count; own++, p++) {
-            float *sums = tile + own * LANES;
-            const int is_touched =
-                group < 0 && correct_panel(product, plain, number, row, num_rows, &panels[p], is_bf16, sums);
-            if (product->is_correction && !is_touched) continue;
-            if (is_bf16 && product->out_dtype == SHIRA_BF16)
-                finish(product, number, row, num_rows, &panels[p], sums, is_bf16, 1);
-            else
-                finish(product, number, row, num_rows, &panels[p], sums, is_bf16, 0);
-        }
-    }
+    const char *w = (const char *)weight->weight + row * product->in_features * width;
+    if (num_rows % STRIP && !product->is_correction)
+        w = copied(product, weight, NULL, row, num_rows, width, scratch);
+    correct_block(product, panels, num_panels, number, row, num_rows, w, is_bf16);
+    if (!product->is_correction)
+        multiply_block(product, panels, num_panels, number, row, num_rows, is_bf16, scratch);
 }
 
 TARGET static void NAME(block)(const Product *product, const Panel *panels, int64_t num_panels, int64_t number,
@@ -237,8 +283,19 @@ TARGET static void NAME(pack)(const Product *product, const Panel *panel, uint32
     }
 }
 
+/* float32 of the same rows, a column at a time. */
+TARGET static void NAME(widen)(const Product *product, const Panel *panel, float *wide) {
+    for (int64_t column = 0; column < product->in_features; column++) {
+        const Lanes x = product->dtype == SHIRA_BF16
+                            ? lanes_widen(panel->x + column / 2 * LANES, column % 2)
+                            : lanes_load((const float *)(const void *)(panel->x + column * LANES));
+        lanes_store(wide + column * LANES, x);
+    }
+}
+
 const LinearOps JOIN(shira_linear, SUFFIX) = {
     .pack = NAME(pack),
+    .widen = NAME(widen),
     .block = NAME(block),
     .has_linear_f32 = HAS_LINEAR_F32,
     .has_linear_bf16 = HAS_LINEAR_BF16,

@@ -159,6 +159,24 @@ static PyObject *py_merge_fill(ARGS) {
     Py_RETURN_NONE;
 }
 
+static PyObject *py_steps_count(ARGS) {
+    BEGIN(4)
+    (void)ops;
+    Py_BEGIN_ALLOW_THREADS
+    shira_steps_count(pointer(a[2]), a[3], threads);
+    Py_END_ALLOW_THREADS
+    Py_RETURN_NONE;
+}
+
+static PyObject *py_steps_fill(ARGS) {
+    BEGIN(4)
+    (void)ops;
+    Py_BEGIN_ALLOW_THREADS
+    shira_steps_fill(pointer(a[2]), a[3], threads);
+    Py_END_ALLOW_THREADS
+    Py_RETURN_NONE;
+}
+
 static PyObject *py_has_linear(ARGS) {
     int64_t a[2];
     (void)self;
@@ -193,7 +211,7 @@ static PyObject *py_linear(ARGS) {
         .num_weights = sizes[0] / (Py_ssize_t)sizeof(Weight),
         .groups = (const Group *)(const void *)tables[1],
         .num_groups = sizes[1] / (Py_ssize_t)sizeof(Group),
-        .words = (const RowWords *)(const void *)tables[2],
+        .targets = (const Targets *)(const void *)tables[2],
         .y = (void *const *)(const void *)tables[3],
         .is_correction = (int)a[6],
     };
@@ -218,6 +236,8 @@ static PyMethodDef methods[] = {
     METHOD(rows),
     METHOD(merge_count),
     METHOD(merge_fill),
+    METHOD(steps_count),
+    METHOD(steps_fill),
     METHOD(has_linear),
     METHOD(linear),
     {NULL, NULL, 0, NULL},
