@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 
 import anyio
@@ -11,15 +12,12 @@ from server.api.outcomes import OUTCOME
 
 log = logging.getLogger(__name__)
 
-MAX_STALL_S = 60.0  # until the next piece of an answer finds room in the connection's buffers
-
-
-class ReaderStalled(Exception):
-    """Never leaves the middleware."""
+MAX_STALL_S = 60.0  # until a piece of an answer finds room in the connection's buffers
+LOOKS = 4  # so many in that time
 
 
 class StalledReaders:
-    """ASGI middleware. Nobody waits longer than this inside ``send``."""
+    """ASGI middleware. It looks now and then: a timer for each piece would cost more than sending it."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -28,15 +26,26 @@ class StalledReaders:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        loop = asyncio.get_running_loop()
+        sending_since_s: float | None = None
 
-        async def send_in_time(message: Message) -> None:
-            with anyio.move_on_after(MAX_STALL_S) as wait:
-                await send(message)
-            if wait.cancelled_caught:
-                raise ReaderStalled
+        async def send_noting(message: Message) -> None:
+            nonlocal sending_since_s
+            sending_since_s = loop.time()
+            await send(message)
+            sending_since_s = None
 
-        try:
-            await self._app(scope, receive, send_in_time)
-        except ReaderStalled:
+        async def watch() -> None:
+            while sending_since_s is None or loop.time() - sending_since_s < MAX_STALL_S:
+                await asyncio.sleep(MAX_STALL_S / LOOKS)
+            answering.cancel()
+
+        with anyio.CancelScope() as answering:
+            watching = asyncio.create_task(watch())
+            try:
+                await self._app(scope, receive, send_noting)
+            finally:
+                watching.cancel()
+        if answering.cancelled_caught:
             scope[OUTCOME] = "aborted"
             log.info("%s: the client took nothing of its answer for %g s", scope["path"][:200], MAX_STALL_S)
