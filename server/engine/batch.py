@@ -53,4 +53,5 @@ def _rows(group: Group, part: list[Sequence], max_tokens: int) -> Rows:
         num_decode=num_decode,
         num_prefill=min(sum(todos) - num_decode, max_tokens - num_decode),
         is_exclusive=is_exclusive(group, part[0]),
+        is_mixable=group.survey.is_mixable,
     )

@@ -27,6 +27,7 @@ class Group:
     since: int  # the step in which ``place`` became what it is
     last_ran: int  # the step in which one of its rows last ran, or its bytes came
     load: int = 0  # tells the load under way from earlier ones of this blend
+    is_closing: bool = False  # its bytes go as soon as nobody is owed a token any more; nobody else starts
     is_load_alone: bool = True  # nobody else held bytes at any moment of the load
     survey: Survey = field(default_factory=lambda: Survey(num_entries=0, is_mixable=True))
     waiting: list[Sequence] = field(default_factory=list)  # in order of arrival

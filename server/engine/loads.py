@@ -16,8 +16,8 @@ class Loads:
     group waits until one lets go; it fails only if its bytes do not fit with nobody else holding any.
 
     A group that has wanted bytes for more than ``patience_steps`` is the next to get them, the one that wanted them
-    first before others. If there is no room even so, a group that has had its bytes for ``hold_steps`` gives way:
-    long enough for each of its requests to have become the first of those that waited too long."""
+    first before others. If there is no room even so, the most served of the groups that have had theirs for
+    ``hold_steps`` gives way, as soon as those of its sequences have their token that are owed one by then."""
 
     def __init__(self, *, patience_steps: int, hold_steps: int) -> None:
         self._patience_steps = patience_steps
@@ -54,18 +54,20 @@ class Loads:
         self._is_full = False
 
     def giving_way(self, groups: Collection[Group], rank: Rank, step: int) -> Group | None:
-        """The group to take the bytes from, for one that has waited for them too long. Of those that may be asked, the
-        most served."""
-        if not self._is_full or not any(self._is_late(group, step) for group in groups if group.place == "wanted"):
+        """The group to take the bytes from now, for one that has waited for them too long."""
+        is_needed = self._is_full and any(group.place == "wanted" and self._is_late(group, step) for group in groups)
+        ready = [group for group in _holding(groups) if group.is_ready]
+        closing = [group for group in ready if group.is_closing]
+        if not is_needed:
+            for group in closing:
+                group.is_closing = False
             return None
-        able = [
-            group
-            for group in _holding(groups)
-            if group.is_ready
-            and group.since + self._hold_steps <= step
-            and not any(sequence.is_owed for sequence in group)
-        ]
-        return max(able, key=rank, default=None)
+        if not closing:
+            closing = [group for group in ready if group.since + self._hold_steps <= step]
+            closing = [max(closing, key=rank)] if closing else []
+        for group in closing:
+            group.is_closing = True
+        return next((group for group in closing if not any(sequence.is_owed for sequence in group)), None)
 
     def _is_late(self, group: Group, step: int) -> bool:
         return group.since + self._patience_steps < step

@@ -32,7 +32,7 @@ class Plan:
 
     @property
     def is_mixed(self) -> bool:
-        return bool(self.beside)
+        return any(self.is_beside(sequence) for sequence in self.sequences)
 
     @property
     def is_decode(self) -> bool:

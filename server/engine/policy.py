@@ -4,7 +4,8 @@ Rows are of two kinds. *Exclusive* ones run only while their blend is in the wei
 blend cannot be mixed. The others can run in any step, *mixed* if another blend is in the weights.
 
 - One blend: it goes in, every step is a plain one.
-- Exclusive rows: their blends take turns in the weights, a quantum of steps each; what can be mixed runs beside them.
+- Exclusive rows: their blends take turns in the weights, a quantum of steps each; what can be mixed runs beside them,
+  or where it cannot, beside a blend that cannot be mixed itself, takes a turn of its own.
 - None: the blend goes in with which the step is shortest, but only once the time lost by not having it in adds up to
   what the switch costs. Lost time and switches together are thus at most twice the lost time of never switching,
   whatever arrives (the ski rental rule), and blends that alternate quickly are mixed.
@@ -53,6 +54,7 @@ class Rows:
     num_decode: int = 0
     num_prefill: int = 0
     is_exclusive: bool = False
+    is_mixable: bool = True  # while False nothing can run beside the blend either
 
     @property
     def num_tokens(self) -> int:
@@ -65,6 +67,7 @@ class Stay:
 
     key: BlendKey
     num_entries: int = 0
+    is_mixable: bool = True
     num_steps: int = 0
     lost_s: float = 0.0  # by not having had a better blend in
     is_mixing: bool = True
@@ -90,15 +93,22 @@ def choose(
     ``first`` has waited too long: it runs in this step, or if it must be in the weights, as soon as the quantum of the
     blend that is in now has ended, and from then on for as long as it is ``first``."""
     is_mixing = _is_mixing(rows, stay, base, costs, rules)
-    exclusive = {part.key: part.last_ran for part in rows if part.is_exclusive or not is_mixing}
+    turns = {part.key: part.last_ran for part in rows if part.is_exclusive or not is_mixing}
+    others = [part for part in rows if part.key not in turns]
+    turn_of_first = first
+    if others and not all(part.is_mixable for part in rows):
+        shared = _shared_turn(others, stay, base, rules)
+        turns[shared] = min(part.last_ran for part in others)
+        turn_of_first = shared if first in {part.key for part in others} else first
     lost_s = 0.0
-    if exclusive:
-        key = _take_turns(exclusive, stay, first, rules)
+    if turns:
+        key = _take_turns(turns, stay, turn_of_first, rules)
     elif rules.schedule == "mixed":
         key = base
     else:
         key, lost_s = _cheapest(rows, stay, base, costs)
-    beside = _within_slowdown(rows, key, first, costs, rules) if is_mixing else ()
+    can_mix = is_mixing and all(part.is_mixable for part in rows if part.key == key)
+    beside = _within_slowdown(rows, key, first, costs, rules) if can_mix else ()
     return Choice(key=key, beside=beside, stay=_stay(rows, stay, key, lost_s, is_mixing))
 
 
@@ -118,6 +128,16 @@ def _is_mixing(rows: Sequence[Rows], stay: Stay, base: BlendKey, costs: CostMode
     return together_s < STAYS_UNLESS * apart_s
 
 
+def _shared_turn(others: Sequence[Rows], stay: Stay, base: BlendKey, rules: Rules) -> BlendKey:
+    """Rows that can run together take one turn between them: under what is in if it is theirs, or else under the blend
+    with most to correct."""
+    if rules.schedule == "mixed":
+        return base
+    if stay.key in {part.key for part in others}:
+        return stay.key
+    return max(others, key=lambda part: part.num_entries * part.num_tokens).key
+
+
 def _take_turns(last_ran: dict[BlendKey, int], stay: Stay, first: BlendKey | None, rules: Rules) -> BlendKey:
     if stay.key in last_ran and 0 < stay.num_steps < rules.quantum_steps:
         return stay.key
@@ -134,6 +154,8 @@ def _cheapest(rows: Sequence[Rows], stay: Stay, base: BlendKey, costs: CostModel
         return rows[0].key, 0.0
     step_s = {key: _step_s(rows, key, entries, costs) for key in _dominant(rows, stay, base)}
     best = min(step_s, key=step_s.__getitem__)
+    if stay.key not in step_s:
+        return best, 0.0
     lost_s = stay.lost_s + step_s[stay.key] - step_s[best]
     is_paid = best != stay.key and lost_s > costs.switch(entries[best] + entries[stay.key])
     return (best, 0.0) if is_paid else (stay.key, lost_s)
@@ -142,7 +164,8 @@ def _cheapest(rows: Sequence[Rows], stay: Stay, base: BlendKey, costs: CostModel
 def _dominant(rows: Sequence[Rows], stay: Stay, base: BlendKey) -> list[BlendKey]:
     """Those worth a thought: what is in, the base, and the blends that would take most correcting."""
     by_weight = sorted(rows, key=lambda part: -part.num_entries * part.num_tokens)
-    return list(dict.fromkeys([stay.key, base, *(part.key for part in by_weight[:NUM_DOMINANT])]))
+    present = [stay.key] if stay.is_mixable else []
+    return list(dict.fromkeys([*present, base, *(part.key for part in by_weight[:NUM_DOMINANT])]))
 
 
 def _entries(rows: Sequence[Rows]) -> dict[BlendKey, int]:
@@ -180,8 +203,14 @@ def _within_slowdown(
 
 
 def _stay(rows: Sequence[Rows], stay: Stay, key: BlendKey, lost_s: float, is_mixing: bool) -> Stay:
-    before = stay.num_steps if key == stay.key else 0
-    entries = {stay.key: stay.num_entries} | _entries(rows)
+    present = [part for part in rows if part.key == key]
+    if key != stay.key:
+        stay = Stay(key=key)
     return Stay(
-        key=key, num_entries=entries.get(key, 0), num_steps=before + 1, lost_s=max(0.0, lost_s), is_mixing=is_mixing
+        key=key,
+        num_entries=present[0].num_entries if present else stay.num_entries,
+        is_mixable=present[0].is_mixable if present else stay.is_mixable,
+        num_steps=stay.num_steps + 1,
+        lost_s=lost_s,
+        is_mixing=is_mixing,
     )

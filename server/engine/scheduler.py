@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection
 from collections.abc import Sequence as AnySequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from server.core.errors import DeadlineUnreachable, Draining, QueueFull, RequestRejected, ServerError
@@ -141,7 +142,7 @@ class Scheduler:
         if group is None:
             return None
         self.seats.park(group.running, "bytes")
-        group.place, group.since = "wanted", self._num_steps
+        group.place, group.since, group.is_closing = "wanted", self._num_steps, False
         self._loads.let_go()
         return group.blend
 
@@ -158,8 +159,6 @@ class Scheduler:
             plan, self._stay = self._compose(active, stay)
             if self._fits(plan):
                 self._num_steps = step
-                for key in {sequence.request.blend.key for sequence in plan.sequences}:
-                    self._groups[key].last_ran = step
                 return plan
             self.seats.park_least()
         return None
@@ -168,11 +167,17 @@ class Scheduler:
         """The step of ``plan`` was done, and gave these sequences a token."""
         self.rates.ran(step_s, now)
         for sequence, num_tokens in plan.shares:
+            self._groups[sequence.request.blend.key].last_ran = self._num_steps
             sequence.num_cached += num_tokens
             sequence.is_mixed |= plan.is_beside(sequence)
             if sequence.id in sampled:
                 sequence.since, sequence.owed_since = self._num_steps, None
                 self._ledger.charge(sequence, new_tokens=1)
+
+    def stop_mixing(self, key: BlendKey) -> None:
+        """There is no room on the device for this blend beside another, whatever else runs: it runs in the weights."""
+        group = self._groups[key]
+        group.survey = replace(group.survey, is_mixable=False)
 
     # Questions.
 
@@ -234,7 +239,9 @@ class Scheduler:
 
     def _new_stay(self, active: Blend) -> Stay:
         group = self._groups.get(active.key)
-        return Stay(key=active.key, num_entries=group.survey.num_entries if group else 0)
+        if group is None:
+            return Stay(key=active.key)
+        return Stay(key=active.key, num_entries=group.survey.num_entries, is_mixable=group.survey.is_mixable)
 
     def _compose(self, active: Blend, stay: Stay) -> tuple[Plan, Stay]:
         """The best step with the sequences that have KV memory."""

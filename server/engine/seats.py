@@ -52,23 +52,26 @@ class Seats:
         self.running: list[Sequence] = []  # in the order in which they started
         self.parked: list[Parked] = []  # for whoever counts them
         self.reused: list[Reused] = []
+        self.failed: list[tuple[Sequence, Exception]] = []  # could not start
 
     def mark_owed(self, ready: Iterable[Group], step: int) -> None:
         """Who has waited too long for a token by this step. Of those that wait, each client's first of each blend has
         its clock running, and those that ran before."""
         for group in ready:
+            if group.is_closing:
+                continue
             clients: set[str] = set()
             for sequence in group.waiting:
                 if sequence.since is None and sequence.request.client not in clients:
                     sequence.since = step
                 clients.add(sequence.request.client)
                 self._mark(sequence, step)
-        for sequence in self.running:
-            self._mark(sequence, step)
+            for sequence in group.running:
+                self._mark(sequence, step)
 
     def fill(self, ready: Collection[Group], step: int) -> None:
         """Starts whoever comes next while there is room. If the next one finds none, nobody overtakes it."""
-        waiting = [sequence for group in ready for sequence in group.waiting]
+        waiting = [s for group in ready for s in group.waiting if s.is_owed or not group.is_closing]
         while waiting and (len(self.running) < self._limits.max_batch or any(s.is_owed for s in waiting)):
             head = min(waiting, key=self._claim)
             if not self._make_room(head, step):
@@ -87,6 +90,11 @@ class Seats:
     def park(self, sequences: Iterable[Sequence], reason: Reason) -> None:
         for sequence in list(sequences):
             self._park(sequence, reason)
+
+    def take_failed(self) -> list[tuple[Sequence, Exception]]:
+        """Those that could not start since the last call, and why."""
+        failed, self.failed = self.failed, []
+        return failed
 
     def leave(self, sequence: Sequence) -> None:
         """A sequence that runs has ended."""
@@ -134,7 +142,11 @@ class Seats:
         return has_had_turn and self._claim(victim) > self._claim(head)
 
     def _start(self, sequence: Sequence, step: int) -> None:
-        reused = self._memory.begin(sequence.new)
+        try:
+            reused = self._memory.begin(sequence.new)
+        except Exception as error:  # of this request alone
+            self.failed.append((sequence, error))
+            return
         sequence.num_cached = reused.num_tokens
         sequence.is_mixed |= reused.mode == "mixed"
         sequence.started_step = step

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Collection
+from typing import TYPE_CHECKING
 
 from adapters_store.errors import AdapterStoreError, BudgetExceeded
 from server.core.errors import Aborted, EngineDied, ServerError, StepFailed, SwitchFailed
@@ -18,6 +19,9 @@ from server.engine.sequence import Sequence
 from server.engine.telemetry import Telemetry
 
 TakeAborts = Callable[[Callable[[RequestId], bool]], list[Abort]]
+
+if TYPE_CHECKING:
+    from adapters_store.blend import BlendKey
 
 log = logging.getLogger(__name__)
 
@@ -88,6 +92,8 @@ class Stepper:
         """Runs one step; False if there is nothing to run."""
         plan = self._scheduler.plan(self._execution.active)
         self._telemetry.seated(self._scheduler.seats)
+        for sequence, error in self._scheduler.seats.take_failed():
+            self.fail([sequence], StepFailed(f"the model failed to start this request: {error}"))
         if plan is None:
             return False
         plan = self._without_aborted(self._activate(plan))
@@ -128,12 +134,17 @@ class Stepper:
             log.error("a switch went wrong: %s", problem)
             self.fail(plan.sequences, SwitchFailed(problem))
             return plan.without(plan.sequences)
-        gone: list[Sequence] = []
         for key, reason in report.failed.items():
-            of_blend = self._scheduler.of_blend(key)
-            self.fail(of_blend, reason)
-            gone += of_blend
-        return plan.without(gone)
+            plan = self._without_blend(plan, key, reason)
+        return plan
+
+    def _without_blend(self, plan: Plan, key: BlendKey, reason: Exception) -> Plan:
+        """A blend that cannot run beside the others: for want of room it waits for another step, or fails."""
+        if not isinstance(reason, BudgetExceeded):
+            self.fail(self._scheduler.of_blend(key), reason)
+        elif key == plan.beside[0].key:  # the first to be given room
+            self._scheduler.stop_mixing(key)
+        return plan.without([sequence for sequence in plan.sequences if sequence.request.blend.key == key])
 
     def _without_aborted(self, plan: Plan) -> Plan:
         """Nothing more is computed for, or sent to, those who went away meanwhile."""

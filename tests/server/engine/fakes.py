@@ -55,6 +55,7 @@ class FakeExecution:
             raise failure
         keys = {other.key for other in beside}
         assert not keys & self.unmixable, "a blend that cannot be mixed was to run beside another"
+        assert not keys or blend.key not in self.unmixable, "others were to run beside a blend that cannot be mixed"
         assert blend.key not in keys
         failed = {key: error for key, error in self.beside_failures.items() if key in keys}
         self.beside = frozenset(keys - set(failed))
@@ -105,6 +106,7 @@ class FakeRunner:
     reused: Reused = field(default_factory=Reused)
     failures: list[Exception | None] = field(default_factory=list)
     held_text: str = ""
+    unbeginnable: set[RequestId] = field(default_factory=set)
     seen: set[RequestId] = field(default_factory=set)
     sampled: dict[RequestId, int] = field(default_factory=dict)  # tokens, of all there ever were
     live: dict[RequestId, Row] = field(default_factory=dict)
@@ -119,6 +121,8 @@ class FakeRunner:
     def begin(self, new: NewSequence) -> Reused:
         self.seen.add(new.id)
         self.sampled.setdefault(new.id, 0)
+        if new.id in self.unbeginnable:
+            raise RuntimeError("no such tenant")
         row = self.live.setdefault(new.id, Row(new=new))
         assert row.num_cached is None, "begun twice"
         reused = self.reused if self.reused.num_tokens < row.num_known else Reused()

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from threading import Event as Flag
 from typing import Any
 
@@ -10,9 +10,10 @@ import pytest
 from server.core.errors import DeadlineExceeded, Draining, EngineDied, QueueFull
 from server.core.metrics import Metrics
 from server.engine.client import EngineClient
+from server.engine.delivery import Delivery
 from server.engine.limits import Limits
 from server.engine.loop import EngineThread
-from server.engine.messages import FailEvent, FinishEvent, TextEvent
+from server.engine.messages import Event, FailEvent, FinishEvent, TextEvent
 from tests.server.engine.fakes import FakeClock, FakeExecution, FakeResidency, FakeRunner, make_blend, make_request
 
 A = make_blend("a")
@@ -174,3 +175,29 @@ def test_an_audit_that_nobody_waits_for_any_more_stops_nothing() -> None:
         assert house.execution.forgotten == ["a"]
 
     house.run(story())
+
+
+def test_the_event_loop_is_woken_once_for_all_events_of_a_step() -> None:
+    async def story() -> None:
+        loop = asyncio.get_running_loop()
+        calls: list[Callable[[], None]] = []
+        delivery = Delivery(loop)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(loop, "call_soon_threadsafe", calls.append)
+            got: list[Event] = []
+            events = [TextEvent(text=str(number)) for number in range(32)]
+            for event in events:
+                delivery.send(got.append, event)
+            assert len(calls) == 1
+            calls.pop()()
+            assert got == events
+            delivery.send(got.append, events[0])
+            assert len(calls) == 1
+
+    asyncio.run(story())
+
+
+def test_events_for_a_loop_that_has_closed_are_dropped() -> None:
+    loop = asyncio.new_event_loop()
+    loop.close()
+    Delivery(loop).send(lambda event: None, TextEvent(text="late"))

@@ -137,6 +137,22 @@ def test_rows_of_one_blend_that_may_be_mixed_and_rows_that_may_not_are_told_apar
     assert not choice.runs(B, True)
 
 
+def test_nothing_runs_beside_a_blend_that_cannot_be_mixed_and_the_others_share_a_turn() -> None:
+    stay, last_ran, seen = Stay(key=BASE), dict.fromkeys((A, B, C), 0), []
+    for step in range(1, 13):
+        alone = replace(rows(A, last_ran=last_ran[A], is_exclusive=True), is_mixable=False)
+        choice = pick(alone, rows(B, last_ran=last_ran[B]), rows(C, last_ran=last_ran[C]), stay=stay)
+        stay = choice.stay
+        for key in (choice.key, *choice.beside):
+            last_ran[key] = step
+        seen.append({choice.key, *choice.beside})
+    assert seen == [{A}] * 4 + [{B, C}] * 4 + [{A}] * 4
+    choice = pick(alone, rows(B), rows(C), stay=stay, first=C)
+    assert C in {choice.key, *choice.beside}
+    gone = Stay(key=A, num_entries=ENTRIES, is_mixable=False, num_steps=2)
+    assert pick(rows(B), rows(C), stay=gone).key != A
+
+
 def test_nothing_is_mixed_where_that_takes_longer_than_taking_turns() -> None:
     stay, seen = Stay(key=BASE), []
     last_ran = {A: 0, B: 0}

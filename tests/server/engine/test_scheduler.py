@@ -159,6 +159,30 @@ def test_a_blend_that_fails_beside_another_fails_alone() -> None:
     assert desk.clients[failed].error is bad
 
 
+def test_a_blend_that_finds_no_room_beside_another_waits_for_the_next_step() -> None:
+    desk = Desk(costs=FREE_TO_MIX)
+    full = BudgetExceeded("device", needed_bytes=2, budget_bytes=1, held_bytes=1)
+    first, second = desk.ask(A, max_new_tokens=5), desk.ask(B, max_new_tokens=5)
+    base = desk.ask(max_new_tokens=200)
+    desk.turns(2)
+    desk.execution.beside_failures = {B.key: full}
+    desk.turns(5)
+    assert desk.num_tokens(first) == 5
+    desk.execution.beside_failures = {}
+    desk.run_out()
+    assert desk.num_tokens(second) == 5
+    assert desk.num_tokens(base) == 200
+
+
+def test_a_blend_that_never_finds_room_beside_another_runs_alone() -> None:
+    desk = Desk(costs=FREE_TO_MIX, quantum_steps=4)
+    full = BudgetExceeded("device", needed_bytes=2, budget_bytes=1, held_bytes=1)
+    desk.execution.beside_failures = {A.key: full, B.key: full}
+    requests = [desk.ask(blend, max_new_tokens=50) for blend in (A, B, BASE)]
+    desk.run_out()
+    assert [desk.num_tokens(request) for request in requests] == [50, 50, 50]
+
+
 # KV memory.
 
 
@@ -172,6 +196,17 @@ def test_sequences_that_outgrow_the_memory_are_parked_and_lose_no_work() -> None
         assert client.end.usage.completion_tokens == 40
     assert (desk.value("shira_parked_total", reason="memory") or 0) > 0
     assert desk.runner.live == {}
+
+
+def test_who_has_least_claim_is_parked_first() -> None:
+    desk = Desk(max_kv_tokens=60, headroom_tokens=1)
+    heavy = desk.ask(num_prompt_tokens=20, max_new_tokens=30, client="heavy", weight=0.1)
+    light = desk.ask(num_prompt_tokens=20, max_new_tokens=30, client="light", weight=10.0)
+    while desk.num_tokens(light) < 30:
+        desk.turn()
+    assert desk.num_tokens(heavy) < 20
+    desk.run_out()
+    assert desk.num_tokens(heavy) == 30
 
 
 def test_a_sequence_starts_only_where_there_is_room_for_it_to_grow() -> None:
@@ -298,6 +333,17 @@ def test_popular_adapters_give_way_to_one_that_has_waited_for_room_too_long() ->
     assert desk.residency.held == []
 
 
+def test_popular_adapters_give_way_even_while_their_requests_wait_too_long_themselves() -> None:
+    desk = Desk(costs=FREE_TO_MIX, patience_steps=3, turn_steps=5, max_batch=2, max_queue=1000)
+    desk.residency.room = 1
+    popular = [desk.ask(A, max_new_tokens=30, client=f"client {number}") for number in range(100)]
+    desk.turns(20)
+    rare = desk.ask(B, max_new_tokens=30)
+    desk.turns(400)  # a turn of each that is owed already
+    assert desk.num_tokens(rare) > 0
+    assert sum(desk.num_tokens(request) < 30 for request in popular) > 50
+
+
 def test_a_load_that_was_asked_for_by_an_earlier_group_is_not_taken_for_this_one() -> None:
     desk = Desk(is_instant=False)
     gone = desk.ask(A)
@@ -337,6 +383,15 @@ def test_an_abort_that_comes_while_a_step_runs_is_honoured_before_its_result_is_
     assert len(desk.clients[request].events) == before + 1
     assert isinstance(desk.clients[request].error, Aborted)
     assert set(desk.runner.live) == {other}
+
+
+def test_a_request_that_the_runner_cannot_begin_fails_alone() -> None:
+    desk = Desk()
+    bad, good = desk.ask(), desk.ask()
+    desk.runner.unbeginnable = {bad}
+    desk.run_out()
+    assert isinstance(desk.clients[bad].error, StepFailed)
+    assert desk.num_tokens(good) == 8
 
 
 def test_a_failed_step_fails_its_rows_and_no_others() -> None:
