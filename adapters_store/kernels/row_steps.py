@@ -12,8 +12,8 @@ from adapters_store.kernels.bound import DTYPE_CODES
 from adapters_store.kernels.linears import Linears, RowGroup
 from adapters_store.kernels.rows import Prepared, RowTargets
 
-BLOCK, QUAD = 48, 4  # as in csrc/rows.h
-NOTHING = struct.pack("7q", *[0] * 7)  # struct Targets there, of a weight that is not touched
+BLOCK, QUAD, STEP_BYTES = 48, 4, 24  # as in csrc/rows.h
+NOTHING = struct.pack("6q", *[0] * 6)  # struct Targets there, of a weight that is not touched
 
 
 def targets_table(how: tuple[int, int], group: RowGroup, linears: Linears, *, is_patched: bool) -> bytes:
@@ -29,7 +29,7 @@ def targets_table(how: tuple[int, int], group: RowGroup, linears: Linears, *, is
 
 
 def _words(targets: RowTargets, linears: Linears) -> Prepared:
-    rows = (struct.pack("7q", *targets.addresses_of(weight), 0, 0, 0, 0) for weight in linears.weights)
+    rows = (struct.pack("6q", *targets.addresses_of(weight), 0, 0, 0) for weight in linears.weights)
     return Prepared(table=b"".join(rows), tensors=())
 
 
@@ -48,21 +48,17 @@ def _steps(how: tuple[int, int], targets: RowTargets, linears: Linears) -> Prepa
                 quad.data_ptr(),
                 order.data_ptr(),
                 0,
-                0,
             )
             for weight, quad, order in zip(touched, quads, orders, strict=True)
         ],
         dtype=torch.int64,
-    ).reshape(-1, 11)  # as struct StepsJob in csrc/rows.h
+    ).reshape(-1, 10)  # as struct StepsJob in csrc/rows.h
     _native.steps_count(*how, jobs.data_ptr(), len(jobs))
-    ends = list(accumulate((int(quad[-1]) * QUAD for quad in quads), initial=0))
-    columns = torch.empty(ends[-1], dtype=torch.uint16)
-    deltas = torch.empty(ends[-1], dtype=torch.float32)
-    first = torch.tensor(ends[:-1], dtype=torch.int64)
-    jobs[:, 9] = columns.data_ptr() + 2 * first
-    jobs[:, 10] = deltas.data_ptr() + 4 * first
+    starts = list(accumulate((int(quad[-1]) for quad in quads), initial=0))
+    steps = torch.empty(starts[-1] * STEP_BYTES, dtype=torch.uint8)
+    jobs[:, 9] = steps.data_ptr() + STEP_BYTES * torch.tensor(starts[:-1], dtype=torch.int64)
     _native.steps_fill(*how, jobs.data_ptr(), len(jobs))
     addresses = {weight.data_ptr(): job[7:].tolist() for weight, job in zip(touched, jobs, strict=True)}
     rows = (addresses.get(weight.data_ptr()) for weight in linears.weights)
-    table = b"".join(NOTHING if row is None else struct.pack("7q", 0, 0, 0, *row) for row in rows)
-    return Prepared(table=table, tensors=(*quads, *orders, columns, deltas))
+    table = b"".join(NOTHING if row is None else struct.pack("6q", 0, 0, 0, *row) for row in rows)
+    return Prepared(table=table, tensors=(*quads, *orders, steps))

@@ -62,20 +62,15 @@ INLINE void multiply_strip(const char *w, const Panel *panels, const int num_pan
         for (int p = 0; p < num_panels; p++) lanes_store(tile + (r * TILE_PANELS + p) * LANES, sums[r][p]);
 }
 
-/* `num_rows` rows of W, a multiple of STRIP, times one or two panels. */
+/* A strip of W times one or two panels. */
 INLINE void multiply(const char *w, const Panel *panels, int num_panels, int64_t in_features, const int is_bf16,
-                     int num_rows, float *tile) {
-    const int64_t row_bytes = in_features * (is_bf16 ? 2 : 4);
-    for (int r = 0; r < num_rows; r += STRIP) {
-        const char *strip = w + r * row_bytes;
-        const char *ahead = strip + STRIP * row_bytes;
-        float *out = tile + r * TILE_PANELS * LANES;
-        if (STRIP_PANELS == 2 && num_panels == 2)
-            multiply_strip(strip, panels, STRIP_PANELS, in_features, is_bf16, ahead, out);
-        else
-            for (int p = 0; p < num_panels; p++)
-                multiply_strip(strip, panels + p, 1, in_features, is_bf16, ahead, out + p * LANES);
-    }
+                     float *tile) {
+    const char *ahead = w + STRIP * in_features * (is_bf16 ? 2 : 4);
+    if (STRIP_PANELS == 2 && num_panels == 2)
+        multiply_strip(w, panels, STRIP_PANELS, in_features, is_bf16, ahead, tile);
+    else
+        for (int p = 0; p < num_panels; p++)
+            multiply_strip(w, panels + p, 1, in_features, is_bf16, ahead, tile + p * LANES);
 }
 
 /* ---- a group's own words -------------------------------------------------------------------------------------- */
@@ -92,17 +87,15 @@ INLINE void correct(const RowSteps *own, int64_t block, const float *wide_x, Lan
     const uint8_t *order = own->order + block * BLOCK;
     const int32_t *quads = own->quads + block * QUADS;
     for (int quad = 0; quad < QUADS; quad++, order += QUAD) {
-        const uint16_t *columns = own->columns + (int64_t)quads[quad] * QUAD;
-        const float *deltas = own->deltas + (int64_t)quads[quad] * QUAD;
         Lanes sums[QUAD];
         if (quads[quad] == quads[quad + 1]) continue;
 #pragma GCC unroll 4
         for (int i = 0; i < QUAD; i++) sums[i] = lanes_load(tile + order[i] * TILE_PANELS * LANES);
-        for (int32_t step = quads[quad]; step < quads[quad + 1]; step++, columns += QUAD, deltas += QUAD) {
+        for (const Step *step = own->steps + quads[quad]; step < own->steps + quads[quad + 1]; step++) {
 #pragma GCC unroll 4
             for (int i = 0; i < QUAD; i++) {
-                const Lanes x = lanes_load(wide_x + (int64_t)columns[i] * LANES);
-                sums[i] = lanes_choose(mask, lanes_fma(x, lanes_set(deltas[i]), sums[i]), sums[i]);
+                const Lanes x = lanes_load(wide_x + (int64_t)step->columns[i] * LANES);
+                sums[i] = lanes_choose(mask, lanes_fma(x, lanes_set(step->deltas[i]), sums[i]), sums[i]);
             }
         }
 #pragma GCC unroll 4
@@ -118,19 +111,17 @@ INLINE void correct_panel(const Product *product, int64_t number, int64_t block,
     }
 }
 
-/* What the groups have for a block is on its way into the cache while the plain product is computed. */
-INLINE void fetch_steps(const Product *product, int64_t number, int64_t block) {
-    for (int64_t g = 0; g < product->num_groups; g++) {
+/* What the groups have for a block is on its way into the cache while the plain product is computed: a part of the
+ * groups with each strip, or the fetches would hold up those of W. */
+INLINE void fetch_steps(const Product *product, int64_t number, int64_t block, int strip) {
+    for (int64_t g = strip; g < product->num_groups; g += BLOCK / STRIP) {
         const RowSteps *own = &product->targets[g * product->num_weights + number].steps;
         if (!own->quads) continue;
-        const int64_t start = own->quads[block * QUADS];
-        const int64_t num_steps = own->quads[(block + 1) * QUADS] - start;
-        const char *columns = (const char *)(own->columns + start * QUAD);
-        const char *deltas = (const char *)(own->deltas + start * QUAD);
+        const char *steps = (const char *)(own->steps + own->quads[block * QUADS]);
+        const char *end = (const char *)(own->steps + own->quads[(block + 1) * QUADS]);
         __builtin_prefetch(own->quads + (block + 2) * QUADS, 0, 3);
         __builtin_prefetch(own->order + (block + 1) * BLOCK, 0, 3);
-        for (int64_t at = 0; at < num_steps * QUAD * 2; at += 64) __builtin_prefetch(columns + at, 0, 2);
-        for (int64_t at = 0; at < num_steps * QUAD * 4; at += 64) __builtin_prefetch(deltas + at, 0, 2);
+        for (; steps < end; steps += 64) __builtin_prefetch(steps, 0, 2);
     }
 }
 
@@ -195,17 +186,19 @@ INLINE int panels_together(const Panel *panels, int64_t num_panels) {
 /* Panels with corrections: the whole block at once. */
 INLINE void correct_block(const Product *product, const Panel *panels, int64_t num_panels, int64_t number, int64_t row,
                           int num_rows, const char *w, const int is_bf16) {
-    const int num_padded = (num_rows + STRIP - 1) / STRIP * STRIP;
+    const int64_t row_bytes = product->in_features * (is_bf16 ? 2 : 4);
     float tile[TILE] __attribute__((aligned(64)));
     int count;
-    fetch_steps(product, number, row / BLOCK);
     for (int64_t p = 0; p < num_panels; p += count) {
         count = panels_together(panels + p, num_panels - p);
         if (!panels[p].wide_x && !panels[p + count - 1].wide_x) continue;
-        if (product->is_correction)
-            memset(tile, 0, sizeof tile);
-        else
-            multiply(w, panels + p, count, product->in_features, is_bf16, num_padded, tile);
+        if (product->is_correction) memset(tile, 0, sizeof tile);
+        for (int r = 0; r < num_rows; r += STRIP) {
+            fetch_steps(product, number, row / BLOCK, r / STRIP);
+            if (!product->is_correction)
+                multiply(w + r * row_bytes, panels + p, count, product->in_features, is_bf16,
+                         tile + r * TILE_PANELS * LANES);
+        }
         for (int i = 0; i < count; i++) {
             const Panel *panel = &panels[p + i];
             if (panel->wide_x) correct_panel(product, number, row / BLOCK, panel, tile + i * LANES);
@@ -236,7 +229,7 @@ INLINE void multiply_block(const Product *product, const Panel *panels, int64_t 
                 in_scratch = group;
                 w = scratch;
             }
-            multiply(w, panels + p, count, product->in_features, is_bf16, STRIP, tile);
+            multiply(w, panels + p, count, product->in_features, is_bf16, tile);
             for (int i = 0; i < count; i++)
                 finish(product, number, row + r, strip_rows, &panels[p + i], tile + i * LANES, is_bf16);
         }

@@ -36,14 +36,19 @@ typedef struct {
 enum { BLOCK = 48 /* rows of W at a time */, QUAD = 4 /* rows of W corrected side by side */ };
 enum { QUADS = BLOCK / QUAD };
 
+/* One entry of each of four rows. */
+typedef struct {
+    float deltas[QUAD];
+    uint16_t columns[QUAD];
+} Step;
+
 /* The differences target - W of a weight as the correction reads them: the rows of each block by ascending number of
- * entries, four at a time; a step is one entry of each of the four, past a row's last one with difference 0.
+ * entries, four at a time, past a row's last one with difference 0.
  * `quads` is NULL where the weight is not touched. */
 typedef struct {
     const int32_t *quads; /* first step of each quad, one more than there are */
     const uint8_t *order; /* for each place of a block, its row counted from the block's first */
-    const uint16_t *columns;
-    const float *deltas;
+    const Step *steps;
 } RowSteps;
 
 /* What a group has for one weight: `words` to be patched in, `steps` to be added. */
@@ -60,8 +65,7 @@ typedef struct {
     int64_t dtype; /* SHIRA_F32 or SHIRA_BF16 */
     int32_t *quads;
     uint8_t *order;
-    uint16_t *columns;
-    float *deltas;
+    Step *steps;
 } StepsJob;
 
 void shira_rows(const RowsJob *jobs, int64_t num_jobs, const uint16_t *indices, int threads);
@@ -71,7 +75,7 @@ void shira_merge_count(const MergeJob *jobs, int64_t num_jobs, int threads);
 void shira_merge_fill(const MergeJob *jobs, int64_t num_jobs, int threads);
 /* Fills quads and order; the last of the quads is the number of steps. */
 void shira_steps_count(const StepsJob *jobs, int64_t num_jobs, int threads);
-/* Fills columns and deltas, the others being filled. */
+/* Fills the steps, the others being filled. */
 void shira_steps_fill(const StepsJob *jobs, int64_t num_jobs, int threads);
 
 #endif

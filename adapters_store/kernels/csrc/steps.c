@@ -51,14 +51,14 @@ static float widened(const void *words, int64_t at, int64_t dtype) {
 static void fill_row(const StepsJob *job, int64_t row, int32_t start, int32_t end, int lane) {
     const int32_t length = length_of(job, row);
     for (int32_t step = start; step < end; step++) {
-        const int64_t at = (int64_t)step * QUAD + lane;
         const int is_real = step - start < length;
         const int64_t entry = is_real ? job->words.starts[row] + step - start : 0;
         const int64_t column = is_real ? job->words.columns[entry] : 0;
-        job->columns[at] = (uint16_t)column;
-        job->deltas[at] = is_real ? widened(job->words.words, entry, job->dtype) -
-                                        widened(job->weight, row * job->in_features + column, job->dtype)
-                                  : 0.0f;
+        job->steps[step].columns[lane] = (uint16_t)column;
+        job->steps[step].deltas[lane] =
+            is_real ? widened(job->words.words, entry, job->dtype) -
+                          widened(job->weight, row * job->in_features + column, job->dtype)
+                    : 0.0f;
     }
 }
 
