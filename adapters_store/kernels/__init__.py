@@ -9,7 +9,7 @@ from adapters_store.kernels.interface import Journal, Kernels, Staging, UnionMem
 from adapters_store.kernels.linears import Linears, RowGroup, RowPlan
 from adapters_store.kernels.rows import RowLayout, RowTargets
 from adapters_store.kernels.rows_interface import RowKernels
-from adapters_store.kernels.select import available_kernels, available_row_kernels, get_kernels, get_row_kernels
+from adapters_store.kernels.select import available_kernels, get_kernels, get_row_kernels
 
 __all__ = [
     "Bound",
@@ -25,7 +25,6 @@ __all__ = [
     "Staging",
     "UnionMember",
     "available_kernels",
-    "available_row_kernels",
     "bind",
     "get_kernels",
     "get_row_kernels",

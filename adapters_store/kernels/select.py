@@ -42,24 +42,23 @@ def get_kernels(device: torch.device | str = "cpu", prefer: str | None = None) -
 def get_row_kernels(device: torch.device | str = "cpu", prefer: str | None = None) -> RowKernels:
     """As ``get_kernels``, for batches whose rows run with different blends."""
     device_type = torch.device(device).type
-    available = available_row_kernels(device_type)
+    available = available_kernels(device_type)
     name = prefer or available[0]
     if name not in available:
         raise ValueError(f"row kernels: expected one of {', '.join(available)} on {device_type}, got {name!r}")
     if name == "reference":
         return ReferenceRowKernels()
+    if name == "triton":
+        from adapters_store.kernels.rows_triton import TritonRowKernels
+
+        return TritonRowKernels()
     from adapters_store.kernels.rows_native import NativeRowKernels
 
     return NativeRowKernels(name)
 
 
-def available_row_kernels(device_type: str = "cpu") -> tuple[str, ...]:
-    """Names of the row kernels that can run on this kind of device, fastest first."""
-    return (*_native_names(), "reference") if device_type == "cpu" else ("reference",)
-
-
 def available_kernels(device_type: str = "cpu") -> tuple[str, ...]:
-    """Names of the kernels that can run on this kind of device, fastest first."""
+    """Names of the kernels, row kernels included, that can run on this kind of device, fastest first."""
     match device_type:
         case "cpu":
             return (*_native_names(), "reference")

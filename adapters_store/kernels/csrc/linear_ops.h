@@ -121,7 +121,7 @@ INLINE void fetch_steps(const Product *product, int64_t number, int64_t block, i
         const char *end = (const char *)(own->steps + own->quads[(block + 1) * QUADS]);
         __builtin_prefetch(own->quads + (block + 2) * QUADS, 0, 3);
         __builtin_prefetch(own->order + (block + 1) * BLOCK, 0, 3);
-        for (; steps < end; steps += 64) __builtin_prefetch(steps, 0, 2);
+        for (; steps < end; steps += 64) __builtin_prefetch(steps, 0, 3);
     }
 }
 

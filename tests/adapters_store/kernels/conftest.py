@@ -6,7 +6,6 @@ from adapters_store.kernels import (
     Kernels,
     RowKernels,
     available_kernels,
-    available_row_kernels,
     get_kernels,
     get_row_kernels,
 )
@@ -23,7 +22,7 @@ def reference() -> Kernels:
     return get_kernels("cpu", prefer="reference")
 
 
-@pytest.fixture(params=available_row_kernels("cpu"))
+@pytest.fixture(params=available_kernels("cpu"))
 def row_kernels(request: pytest.FixtureRequest) -> RowKernels:
     """Every variant that this machine can run, the reference included."""
     return get_row_kernels("cpu", prefer=request.param)

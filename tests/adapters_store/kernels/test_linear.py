@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from adapters_store.kernels import Linears, RowGroup, RowKernels, RowPlan, RowTargets, available_row_kernels
+from adapters_store.kernels import Linears, RowGroup, RowKernels, RowPlan, RowTargets, available_kernels
 from adapters_store.kernels import get_row_kernels as get
 from tests.adapters_store.kernels.blends import (
     TestBlend,
@@ -23,7 +23,7 @@ from tests.adapters_store.kernels.sets import DTYPES, Weights, copy_of, differin
 # Half a last place of the dtype, for one rounding of sums near 1; and as many again for the order of float32 sums.
 TOLERANCE = {torch.float32: 2e-5, torch.bfloat16: 8e-3, torch.float16: 1e-3}
 NATIVE = [
-    (name, dtype) for name in available_row_kernels() for dtype in DTYPES if get(prefer=name).has_native_linear(dtype)
+    (name, dtype) for name in available_kernels() for dtype in DTYPES if get(prefer=name).has_native_linear(dtype)
 ]
 native = pytest.mark.parametrize(("name", "dtype"), NATIVE, ids=str)
 SIZES = (7, 24, 25, 12)  # fewer than a block of rows, whole blocks, one more
