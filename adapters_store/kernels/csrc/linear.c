@@ -1,5 +1,6 @@
 /* Cuts a product into panels of x and blocks of W, and shares the blocks among threads. */
 #include "linear.h"
+#include "pool.h"
 
 #include <stdlib.h>
 
@@ -33,37 +34,37 @@ static int is_corrected(const Product *product, const Panel *panel) {
     return 0;
 }
 
-static void run(const LinearOps *ops, const Product *product, Panel *panels, int64_t num_panels, uint32_t *packed,
-                float *wide, char *scratch, int64_t scratch_bytes, int threads) {
-    const int64_t panel_words = steps_of(product) * LANES;
-    int64_t num_blocks = 0;
-    for (int64_t number = 0; number < product->num_weights; number++)
-        num_blocks += num_blocks_of(&product->weights[number]);
-#pragma omp parallel num_threads(threads) if (threads > 1)
-    {
-        char *own = NULL;
-#pragma omp critical(shira_scratch)
-        {
-            own = scratch;
-            scratch += scratch_bytes;
-        }
-#pragma omp for schedule(static)
-        for (int64_t p = 0; p < num_panels; p++) {
-            panels[p].x = packed + p * panel_words;
-            ops->pack(product, &panels[p], packed + p * panel_words);
-            if (!is_corrected(product, &panels[p])) continue;
-            panels[p].wide_x = wide + p * product->in_features * LANES;
-            ops->widen(product, &panels[p], wide + p * product->in_features * LANES);
-        }
-#pragma omp for schedule(dynamic, 1)
-        for (int64_t b = 0; b < num_blocks; b++) {
-            int64_t number = 0;
-            int64_t block = b;
-            while (block >= num_blocks_of(&product->weights[number]))
-                block -= num_blocks_of(&product->weights[number++]);
-            ops->block(product, panels, num_panels, number, block * BLOCK, own);
-        }
-    }
+typedef struct {
+    const LinearOps *ops;
+    const Product *product;
+    Panel *panels;
+    int64_t num_panels;
+    uint32_t *packed; /* one panel after the other */
+    float *wide;
+    char *scratch; /* for each thread */
+    int64_t scratch_bytes;
+} Run;
+
+static void pack_panel(void *context, int64_t p, int thread) {
+    const Run *run = context;
+    Panel *panel = &run->panels[p];
+    uint32_t *packed = run->packed + p * steps_of(run->product) * LANES;
+    float *wide = run->wide + p * run->product->in_features * LANES;
+    (void)thread;
+    panel->x = packed;
+    run->ops->pack(run->product, panel, packed);
+    if (!is_corrected(run->product, panel)) return;
+    panel->wide_x = wide;
+    run->ops->widen(run->product, panel, wide);
+}
+
+static void multiply_block(void *context, int64_t block, int thread) {
+    const Run *run = context;
+    int64_t number = 0;
+    while (block >= num_blocks_of(&run->product->weights[number]))
+        block -= num_blocks_of(&run->product->weights[number++]);
+    run->ops->block(run->product, run->panels, run->num_panels, number, block * BLOCK,
+                    run->scratch + thread * run->scratch_bytes);
 }
 
 static int64_t rounded_up(int64_t num_bytes) { return (num_bytes + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT; }
@@ -79,12 +80,16 @@ Status shira_linear(const LinearOps *ops, const Product *product, int threads) {
     if (num_rows == 0) return SHIRA_OK;
     char *memory = aligned_alloc(ALIGNMENT, (size_t)(panels_bytes + packed_bytes + wide_bytes + scratch_bytes * threads));
     if (!memory) return SHIRA_NO_MEMORY;
-    Panel *panels = (Panel *)memory;
-    const int64_t num_panels = cut_panels(product, panels);
     char *packed = memory + panels_bytes;
     char *wide = packed + packed_bytes;
-    run(ops, product, panels, num_panels, (uint32_t *)(void *)packed, (float *)(void *)wide, wide + wide_bytes,
-        scratch_bytes, threads);
+    Run run = {ops, product, (Panel *)(void *)memory, 0, (uint32_t *)(void *)packed, (float *)(void *)wide,
+               wide + wide_bytes, scratch_bytes};
+    run.num_panels = cut_panels(product, run.panels);
+    int64_t num_blocks = 0;
+    for (int64_t number = 0; number < product->num_weights; number++)
+        num_blocks += num_blocks_of(&product->weights[number]);
+    shira_pool_run(pack_panel, &run, run.num_panels, run.num_panels > 4 ? threads : 1);
+    shira_pool_run(multiply_block, &run, num_blocks, threads);
     free(memory);
     return SHIRA_OK;
 }
