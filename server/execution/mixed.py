@@ -7,19 +7,30 @@ the two modes differ by the order of a sum alone.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import ExitStack
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from time import perf_counter
 from typing import Any
 
 from adapters_store.adapter import Fingerprint, Version
 from adapters_store.blend import Blend, BlendKey
-from adapters_store.errors import AdapterStoreError
+from adapters_store.errors import AdapterStoreError, BudgetExceeded
 from adapters_store.kernels import RowTargets
 from server.core.steps import Survey, SwitchReport, VerifyReport
 from server.execution.fused import FusedExecution
 from server.execution.staging import Staged
+
+Refusals = dict[BlendKey, Exception]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _Claim:
+    """A blend that is to run beside: staged (None: the base), and what holds it so."""
+
+    key: BlendKey
+    staged: Staged | None
+    holds: ExitStack
 
 
 class MixedExecution:
@@ -59,23 +70,16 @@ class MixedExecution:
             return SwitchReport(kind="none")
         self._clear()
         started = perf_counter()
-        failed: dict[BlendKey, Exception] = {}
+        failed: Refusals = {}
+        deferred: Refusals = {}
         with ExitStack() as holds:
-            staged = {}
-            for key, other in wanted.items():
-                try:
-                    staged[key] = self._hold(other, holds)
-                except AdapterStoreError as error:
-                    failed[key] = error
+            if wanted:
+                self._hold(blend, holds)
+            claims = self._stage(wanted.values(), holds, failed, deferred)
             report = self._fused.activate(blend)
-            targets = {}
-            for key, each in staged.items():
-                try:
-                    targets[key] = self._hold_targets(each, holds)
-                except AdapterStoreError as error:
-                    failed[key] = error
+            targets = self._take_targets(claims, failed, deferred)
             self._beside, self._holds = targets, holds.pop_all()
-        return replace(report, failed=failed, total_s=perf_counter() - started)
+        return replace(report, failed=failed, deferred=deferred, total_s=perf_counter() - started)
 
     def restore(self) -> SwitchReport:
         self._clear()
@@ -91,8 +95,39 @@ class MixedExecution:
     def describe(self) -> dict[str, Any]:
         return {**self._fused.describe(), "beside": list(self._beside)}
 
+    def _stage(self, blends: Iterable[Blend], holds: ExitStack, failed: Refusals, deferred: Refusals) -> list[_Claim]:
+        """All blends held that there is room for, in order."""
+        claims: list[_Claim] = []
+        for blend in blends:
+            own = holds.enter_context(ExitStack())
+            try:
+                claims.append(_Claim(key=blend.key, staged=self._hold(blend, own), holds=own))
+            except BudgetExceeded as error:
+                (deferred if claims else failed)[blend.key] = error
+            except AdapterStoreError as error:
+                failed[blend.key] = error
+        return claims
+
+    def _take_targets(self, claims: list[_Claim], failed: Refusals, deferred: Refusals) -> dict[BlendKey, RowTargets]:
+        """Targets over what is in the weights now; where there is no room for all, the last claim gives way."""
+        targets: dict[BlendKey, RowTargets] = {}
+        while claims:
+            claim, *others = claims
+            try:
+                targets[claim.key] = self._hold_targets(claim)
+            except BudgetExceeded as error:
+                last = claims.pop()
+                last.holds.close()
+                (deferred if others or targets else failed)[last.key] = error
+            except AdapterStoreError as error:
+                failed[claim.key] = error
+                claims = others
+            else:
+                claims = others
+        return targets
+
     def _hold(self, blend: Blend, holds: ExitStack) -> Staged | None:
-        """The staged blend; None for the base."""
+        """The staged blend; None for the base. What is not staged yet is staged over the base, which is in then."""
         if blend.is_base:
             return None
         staged = self._fused.blends.hold(blend)
@@ -101,9 +136,9 @@ class MixedExecution:
         holds.callback(self._fused.blends.let_go, staged)
         return staged
 
-    def _hold_targets(self, staged: Staged | None, holds: ExitStack) -> RowTargets:
-        held = self._fused.blends.hold_targets(staged, self._fused.staged)
-        holds.callback(self._fused.blends.let_go_targets, held)
+    def _hold_targets(self, claim: _Claim) -> RowTargets:
+        held = self._fused.blends.hold_targets(claim.staged, self._fused.staged)
+        claim.holds.callback(self._fused.blends.let_go_targets, held)
         return held.targets
 
     def _clear(self) -> None:

@@ -11,7 +11,7 @@ from typing import Protocol, cast
 from torch import Tensor
 
 from adapters_store.adapter import Adapter, IndexSet, Version, WeightTable
-from adapters_store.blend import Blend, BlendKey
+from adapters_store.blend import BASE, Blend, BlendKey
 from adapters_store.errors import BlendRejected, BudgetExceeded
 from adapters_store.fusion import fuse
 from adapters_store.kernels import Bound, Kernels, RowKernels, RowLayout, RowTargets, bind, new_words
@@ -19,6 +19,9 @@ from adapters_store.tiers.lru import ByteBudgetCache
 from adapters_store.tiers.observer import SilentObserver, TierObserver
 from server.core.steps import Survey
 from server.execution.weights import BaseWeights
+
+BESIDE = " beside "
+PREPARED_ENTRY_BYTES = 8  # what kernels make of an entry of targets, at most for the usual spread over rows
 
 
 class AdapterSource(Protocol):
@@ -56,10 +59,10 @@ class Staged:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Held:
-    """Targets that stay valid until they are let go. ``key`` is None where they are a staged blend's own words."""
+    """Targets that stay until they are let go."""
 
     targets: RowTargets
-    key: str | None = None
+    key: str
 
 
 class StagedBlends:
@@ -134,25 +137,17 @@ class StagedBlends:
             )
 
     def hold_targets(self, staged: Staged | None, dominant: Staged | None) -> Held:
-        """What rows of ``staged`` (None: the base) run with beside ``dominant`` in the weights. Both must be held, and
-        one of them given. Raises BlendRejected where that is not possible, BudgetExceeded."""
-        if staged is not None and (dominant is None or staged.support is dominant.support):
-            return Held(targets=_targets(staged.support, staged.words))
-        if dominant is None:
-            raise AssertionError("the base runs beside a blend, never beside itself")
-        displaced = _targets(dominant.support, dominant.support.displaced)
-        if staged is None:
-            return Held(targets=displaced)
-        key = f"{staged.blend.key} beside {dominant.blend.key}"
+        """What rows of ``staged`` (None: the base) run with beside ``dominant`` (None: the base) in the weights, kept
+        until ``let_go_targets``. Both are held. Raises BlendRejected where that is not possible, BudgetExceeded."""
+        key = f"{_key(staged)}{BESIDE}{_key(dominant)}"
         targets = cast("RowTargets | None", self._cache.acquire(key))
         if targets is None:
-            targets = self._rows().relative(_targets(staged.support, staged.words), displaced)
-            self._insert(key, targets, targets.layout.num_bytes + targets.words.nbytes)
+            targets = self._targets(staged, dominant)
+            self._insert(key, targets, _bytes_of(targets, staged, dominant))
         return Held(targets=targets, key=key)
 
     def let_go_targets(self, held: Held) -> None:
-        if held.key is not None:
-            self._cache.release(held.key)
+        self._cache.release(held.key)
 
     def forget(self, version: Version) -> None:
         """Drops every staged blend that contains ``version``, and the supports that nothing else uses."""
@@ -206,6 +201,13 @@ class StagedBlends:
             self._insert(key, support, support.num_bytes)
         return support
 
+    def _targets(self, staged: Staged | None, dominant: Staged | None) -> RowTargets:
+        own = _words(staged.support, staged.words) if staged else None
+        displaced = _words(dominant.support, dominant.support.displaced) if dominant else None
+        if displaced is None or (own is not None and own.layout is displaced.layout):
+            return cast("RowTargets", own)
+        return self._rows().relative(own, displaced)
+
     def _is_mixable(self, table: WeightTable) -> bool:
         return all(entry.name in self._mixable for entry in table)
 
@@ -230,6 +232,9 @@ class StagedBlends:
     def _left(self, key: str, value: Staged | Support | RowTargets) -> None:
         if isinstance(value, Staged):
             self._blends.pop(value.blend.key, None)
+            for other in self._cache.keys():  # noqa: SIM118
+                if key in other.split(BESIDE):  # what was made of its words
+                    self._cache.evict(other)
             self._cache.release(_support_key(value.support.index_set))
             self._observer.evicted("device", 1)
 
@@ -249,10 +254,21 @@ class StagedBlends:
         )
 
 
-def _targets(support: Support, words: Tensor) -> RowTargets:
+def _words(support: Support, words: Tensor) -> RowTargets:
     if support.rows is None:
         raise BlendRejected("a blend that touches more than linear weights cannot run beside others")
     return RowTargets(layout=support.rows, words=words)
+
+
+def _bytes_of(targets: RowTargets, staged: Staged | None, dominant: Staged | None) -> int:
+    """Of what the kernels will have made of the targets, and of the targets where they are not a support's own."""
+    layouts = [each.support.rows for each in (staged, dominant) if each]
+    own = 0 if targets.layout in layouts else targets.layout.num_bytes + targets.words.nbytes
+    return own + PREPARED_ENTRY_BYTES * len(targets.layout.columns)
+
+
+def _key(staged: Staged | None) -> str:
+    return staged.blend.key if staged else BASE.key
 
 
 def _support_key(index_set: IndexSet) -> str:

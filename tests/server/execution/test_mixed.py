@@ -6,7 +6,7 @@ from torch import Tensor
 
 from adapters_store.adapter import Adapter, IndexSet, Version
 from adapters_store.blend import BASE, Blend, BlendMember
-from adapters_store.errors import AdapterUnavailable, BlendRejected
+from adapters_store.errors import AdapterUnavailable, BlendRejected, BudgetExceeded
 from adapters_store.kernels import RowTargets
 from server.core.errors import SwitchFailed
 from server.execution.mixed import MixedExecution
@@ -180,12 +180,36 @@ def test_a_switch_that_fails_leaves_the_base_and_nothing_beside() -> None:
     assert mixed.describe()["num_bytes"] == 0
 
 
-def test_a_budget_too_small_for_all_tells_which_cannot_run() -> None:
-    world = World(budget_bytes=120_000)
+def test_where_the_device_has_no_room_for_all_the_last_ones_are_deferred() -> None:
+    world = World(budget_bytes=500_000)
     mixed = MixedExecution(world.execution)
-    blends = [world.blend(linear_adapter(seed)) for seed in range(4)]
+    blends = [world.blend(linear_adapter(seed)) for seed in range(6)]
     report = mixed.activate(BASE, blends)
-    assert 0 < len(report.failed) < len(blends)
-    for blend in blends:
-        if blend.key not in report.failed:
-            assert mixed.targets(blend.key) is not None
+    assert not report.failed
+    num_deferred = len(report.deferred)
+    assert 0 < num_deferred < len(blends)
+    assert set(report.deferred) == {blend.key for blend in blends[-num_deferred:]}
+    for blend in blends[:-num_deferred]:
+        assert mixed.targets(blend.key) is not None
+    later = mixed.activate(BASE, [*blends[-num_deferred:], *blends[:-num_deferred]])
+    assert blends[-1].key not in later.deferred
+    assert not later.failed
+
+
+def test_a_blend_that_has_no_room_even_alone_beside_fails() -> None:
+    world = World(budget_bytes=100_000)
+    blend = world.blend(linear_adapter(1))
+    report = MixedExecution(world.execution).activate(BASE, [blend])
+    assert isinstance(report.failed[blend.key], BudgetExceeded)
+
+
+def test_differences_kept_for_one_blend_in_the_weights_are_not_used_over_another() -> None:
+    world = World()
+    a, b, c = (world.blend(linear_adapter(seed)) for seed in (1, 2, 3))
+    mixed = MixedExecution(world.execution)
+    over: dict[str, RowTargets | None] = {}
+    for active in (BASE, b, c, BASE, b):
+        mixed.activate(active, [a])
+        targets = mixed.targets(a.key)
+        assert over.setdefault(active.key, targets) is targets
+    assert len({id(targets) for targets in over.values()}) == 3
