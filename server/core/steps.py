@@ -71,8 +71,8 @@ class Survey:
 class SwitchReport:
     """What a switch did and took. ``tier`` is where the blend's bytes were found (``device`` when already staged).
 
-    ``failed``: the blends that cannot run beside the active one after all, and why. ``deferred``: those that the device
-    has no room for beside the ones that were named before them."""
+    ``failed``: the blends that cannot run beside the active one after all, and why: BudgetExceeded where the device has
+    no room for them beside those that were named before them."""
 
     kind: SwitchKind
     tier: Literal["device", "host"] = "device"
@@ -81,7 +81,6 @@ class SwitchReport:
     restore_s: float = 0.0
     total_s: float = 0.0
     failed: Mapping[BlendKey, Exception] = field(default_factory=dict)
-    deferred: Mapping[BlendKey, Exception] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -21,8 +21,6 @@ from server.core.steps import Survey, SwitchReport, VerifyReport
 from server.execution.fused import FusedExecution
 from server.execution.staging import Staged
 
-Refusals = dict[BlendKey, Exception]
-
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class _Claim:
@@ -70,16 +68,15 @@ class MixedExecution:
             return SwitchReport(kind="none")
         self._clear()
         started = perf_counter()
-        failed: Refusals = {}
-        deferred: Refusals = {}
+        failed: dict[BlendKey, Exception] = {}
         with ExitStack() as holds:
             if wanted:
                 self._hold(blend, holds)
-            claims = self._stage(wanted.values(), holds, failed, deferred)
+            claims = self._stage(wanted.values(), holds, failed)
             report = self._fused.activate(blend)
-            targets = self._take_targets(claims, failed, deferred)
+            targets = self._take_targets(claims, failed)
             self._beside, self._holds = targets, holds.pop_all()
-        return replace(report, failed=failed, deferred=deferred, total_s=perf_counter() - started)
+        return replace(report, failed=failed, total_s=perf_counter() - started)
 
     def restore(self) -> SwitchReport:
         self._clear()
@@ -95,34 +92,31 @@ class MixedExecution:
     def describe(self) -> dict[str, Any]:
         return {**self._fused.describe(), "beside": list(self._beside)}
 
-    def _stage(self, blends: Iterable[Blend], holds: ExitStack, failed: Refusals, deferred: Refusals) -> list[_Claim]:
-        """All blends held that there is room for, in order."""
-        claims: list[_Claim] = []
+    def _stage(self, blends: Iterable[Blend], holds: ExitStack, failed: dict[BlendKey, Exception]) -> list[_Claim]:
+        """All blends held that can be and that there is room for, in order."""
+        claims = []
         for blend in blends:
             own = holds.enter_context(ExitStack())
             try:
                 claims.append(_Claim(key=blend.key, staged=self._hold(blend, own), holds=own))
-            except BudgetExceeded as error:
-                (deferred if claims else failed)[blend.key] = error
             except AdapterStoreError as error:
                 failed[blend.key] = error
         return claims
 
-    def _take_targets(self, claims: list[_Claim], failed: Refusals, deferred: Refusals) -> dict[BlendKey, RowTargets]:
+    def _take_targets(self, claims: list[_Claim], failed: dict[BlendKey, Exception]) -> dict[BlendKey, RowTargets]:
         """Targets over what is in the weights now; where there is no room for all, the last claim gives way."""
         targets: dict[BlendKey, RowTargets] = {}
         while claims:
             claim, *others = claims
             try:
                 targets[claim.key] = self._hold_targets(claim)
+                claims = others
             except BudgetExceeded as error:
                 last = claims.pop()
                 last.holds.close()
-                (deferred if others or targets else failed)[last.key] = error
+                failed[last.key] = error
             except AdapterStoreError as error:
                 failed[claim.key] = error
-                claims = others
-            else:
                 claims = others
         return targets
 

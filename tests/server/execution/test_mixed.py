@@ -180,23 +180,22 @@ def test_a_switch_that_fails_leaves_the_base_and_nothing_beside() -> None:
     assert mixed.describe()["num_bytes"] == 0
 
 
-def test_where_the_device_has_no_room_for_all_the_last_ones_are_deferred() -> None:
+def test_where_the_device_has_no_room_for_all_the_last_ones_give_way() -> None:
     world = World(budget_bytes=500_000)
     mixed = MixedExecution(world.execution)
     blends = [world.blend(linear_adapter(seed)) for seed in range(6)]
-    report = mixed.activate(BASE, blends)
-    assert not report.failed
-    num_deferred = len(report.deferred)
-    assert 0 < num_deferred < len(blends)
-    assert set(report.deferred) == {blend.key for blend in blends[-num_deferred:]}
-    for blend in blends[:-num_deferred]:
+    failed = mixed.activate(BASE, blends).failed
+    num_kept = len(blends) - len(failed)
+    assert 0 < num_kept < len(blends)
+    assert set(failed) == {blend.key for blend in blends[num_kept:]}
+    assert all(isinstance(error, BudgetExceeded) for error in failed.values())
+    for blend in blends[:num_kept]:
         assert mixed.targets(blend.key) is not None
-    later = mixed.activate(BASE, [*blends[-num_deferred:], *blends[:-num_deferred]])
-    assert blends[-1].key not in later.deferred
-    assert not later.failed
+    failed = mixed.activate(BASE, [*blends[num_kept:], *blends[:num_kept]]).failed
+    assert blends[num_kept].key not in failed
 
 
-def test_a_blend_that_has_no_room_even_alone_beside_fails() -> None:
+def test_a_blend_that_has_no_room_even_alone_is_told_so() -> None:
     world = World(budget_bytes=100_000)
     blend = world.blend(linear_adapter(1))
     report = MixedExecution(world.execution).activate(BASE, [blend])
