@@ -5,6 +5,7 @@
 
 #include "linear.h"
 #include "model.h"
+#include "pool.h"
 #include "rows.h"
 
 enum { MAX_ARGS = 16 };
@@ -57,6 +58,13 @@ static PyObject *py_supports(PyObject *self, PyObject *isa) {
     const long value = PyLong_AsLong(isa);
     if (value == -1 && PyErr_Occurred()) return NULL;
     return PyBool_FromLong(shira_ops((int)value) != NULL);
+}
+
+/* The address of shira_pool_run, for other extensions of this project that should share its threads. */
+static PyObject *py_pool(PyObject *self, PyObject *unused) {
+    (void)self;
+    (void)unused;
+    return PyLong_FromLongLong((long long)(uintptr_t)shira_pool_run);
 }
 
 static PyObject *py_exchange(ARGS) {
@@ -225,6 +233,7 @@ static PyObject *py_linear(ARGS) {
 #define METHOD(name) {#name, (PyCFunction)(void (*)(void))py_##name, METH_FASTCALL, NULL}
 static PyMethodDef methods[] = {
     {"supports", py_supports, METH_O, NULL},
+    {"pool", py_pool, METH_NOARGS, NULL},
     METHOD(exchange),
     METHOD(overwrite),
     METHOD(switch),

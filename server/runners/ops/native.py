@@ -8,6 +8,7 @@ from functools import cache
 import torch
 from torch import Tensor
 
+from adapters_store.kernels import _native as _kernels
 from server.runners.ops import _native
 from server.runners.ops.interface import HeadNorms, LayerPages, Norm, RopeTable
 from server.runners.ops.ragged import Ragged
@@ -15,6 +16,8 @@ from server.runners.ops.ragged import Ragged
 ISAS = {"c-avx512": 2, "c-avx2": 1, "c-scalar": 0}  # fastest first; numbers as in csrc/ops.h
 DTYPE_CODES = {torch.float32: 0, torch.bfloat16: 1}
 MAX_HEAD_DIM = 256
+
+_native.use_pool(_kernels.pool())
 
 
 def supported_isas() -> tuple[str, ...]:

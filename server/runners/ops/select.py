@@ -9,6 +9,8 @@ import torch
 from server.runners.ops.interface import Ops
 from server.runners.ops.reference import ReferenceOps
 
+EXTENSIONS = ("adapters_store.kernels._native", "server.runners.ops._native")  # the second runs on the first's threads
+
 
 def get_ops(device: torch.device | str, dtype: torch.dtype, head_dim: int, prefer: str | None = None) -> Ops:
     """The fastest operations for a model with heads of this size, or those named ``prefer``.
@@ -27,7 +29,7 @@ def get_ops(device: torch.device | str, dtype: torch.dtype, head_dim: int, prefe
 
 def available_ops(device: torch.device | str, dtype: torch.dtype, head_dim: int) -> tuple[str, ...]:
     """Names of the operations that can run, fastest first."""
-    if torch.device(device).type != "cpu" or importlib.util.find_spec("server.runners.ops._native") is None:
+    if torch.device(device).type != "cpu" or any(importlib.util.find_spec(each) is None for each in EXTENSIONS):
         return ("reference",)
     from server.runners.ops.native import DTYPE_CODES, MAX_HEAD_DIM, supported_isas
 

@@ -63,6 +63,14 @@ static PyObject *py_supports(PyObject *self, PyObject *isa) {
     return PyBool_FromLong(shira_decoder_ops((int)value) != NULL);
 }
 
+static PyObject *py_use_pool(PyObject *self, PyObject *address) {
+    (void)self;
+    const long long run = PyLong_AsLongLong(address);
+    if (run == -1 && PyErr_Occurred()) return NULL;
+    shira_use_pool((RunTasks *)(uintptr_t)run);
+    Py_RETURN_NONE;
+}
+
 static PyObject *py_add_norm(ARGS) {
     BEGIN(9)
     const AddNorm norm = {.dtype = a[2],
@@ -127,6 +135,7 @@ static PyObject *py_gate(ARGS) {
 #define METHOD(name) {#name, (PyCFunction)(void (*)(void))py_##name, METH_FASTCALL, NULL}
 static PyMethodDef methods[] = {
     {"supports", py_supports, METH_O, NULL},
+    {"use_pool", py_use_pool, METH_O, NULL},
     METHOD(add_norm),
     METHOD(rope_and_store),
     METHOD(attend),

@@ -4,6 +4,12 @@
 
 #include "ops.h"
 
+typedef void TaskOf(void *context, int64_t index, int thread);
+/* As shira_pool_run of the adapters' kernels, whose threads these operations share: two pools would be in each other's
+ * way. Until one is given, all runs on the thread that calls. */
+typedef void RunTasks(TaskOf *task, void *context, int64_t count, int threads);
+void shira_use_pool(RunTasks *run);
+
 void shira_add_norm(const Ops *ops, const AddNorm *args, int threads);
 void shira_rope_and_store(const Ops *ops, const Rope *args, int threads);
 /* False: no memory, nothing was written. */
