@@ -18,7 +18,7 @@ next one, those that ran longest ago going first.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 from server.engine.cost import CostModel
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 
 Schedule = Literal["auto", "fused", "mixed"]
 
-STAYS_UNLESS = 0.9  # mixing and running one after another: the other way must take less than this share of the time
 NUM_DOMINANT = 2  # of the blends with most to correct, so many are thought of for the weights
 
 
@@ -71,6 +70,7 @@ class Stay:
     num_steps: int = 0
     lost_s: float = 0.0  # by not having had a better blend in
     is_mixing: bool = True
+    way_lost_s: float = 0.0  # by not having mixed, or not having run the blends one after another
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,7 +92,7 @@ def choose(
 
     ``first`` has waited too long: it runs in this step, or if it must be in the weights, as soon as the quantum of the
     blend that is in now has ended, and from then on for as long as it is ``first``."""
-    is_mixing = _is_mixing(rows, stay, base, costs, rules)
+    is_mixing, way_lost_s = _choose_way(rows, stay, base, costs, rules)
     turns = {part.key: part.last_ran for part in rows if part.is_exclusive or not is_mixing}
     others = [part for part in rows if part.key not in turns]
     turn_of_first = first
@@ -108,24 +108,30 @@ def choose(
     else:
         key, lost_s = _cheapest(rows, stay, base, costs)
     can_mix = is_mixing and all(part.is_mixable for part in rows if part.key == key)
-    beside = _within_slowdown(rows, key, first, costs, rules) if can_mix else ()
-    return Choice(key=key, beside=beside, stay=_stay(rows, stay, key, lost_s, is_mixing))
+    active_entries = ({stay.key: stay.num_entries} | _entries(rows)).get(key, 0)
+    beside = _within_slowdown(rows, key, active_entries, first, costs=costs, rules=rules) if can_mix else ()
+    stay = replace(_stay(rows, stay, key), lost_s=lost_s, is_mixing=is_mixing, way_lost_s=way_lost_s)
+    return Choice(key=key, beside=beside, stay=stay)
 
 
-def _is_mixing(rows: Sequence[Rows], stay: Stay, base: BlendKey, costs: CostModel, rules: Rules) -> bool:
-    """The way is changed at the end of a quantum only, so that a turn that was given is had."""
+def _choose_way(rows: Sequence[Rows], stay: Stay, base: BlendKey, costs: CostModel, rules: Rules) -> tuple[bool, float]:
+    """Whether to mix, and the time lost so far by the present way. Here too the other way is taken once that time has
+    paid for a switch to each blend, so that it takes more than a few prompts; and at the end of a quantum only, so that
+    a turn that was given is had."""
     if rules.schedule != "auto":
-        return rules.schedule == "mixed"
-    keys = {part.key for part in rows}
-    if len(keys) == 1 or (0 < stay.num_steps < rules.quantum_steps and stay.key in keys):
-        return stay.is_mixing
+        return rules.schedule == "mixed", 0.0
     entries = _entries(rows)
-    switches_s = sum(costs.switch(num) for num in entries.values()) / rules.quantum_steps
-    apart_s = switches_s + sum(costs.step(sum(p.num_tokens for p in rows if p.key == key)) for key in keys)
+    if len(entries) == 1:
+        return stay.is_mixing, stay.way_lost_s
+    switches_s = sum(costs.switch(num_entries) for num_entries in entries.values())
+    apart_s = sum(costs.step(sum(part.num_tokens for part in rows if part.key == key)) for key in entries)
+    apart_s += switches_s / rules.quantum_steps
     together_s = min(_step_s(rows, key, entries, costs) for key in _dominant(rows, stay, base))
-    if stay.is_mixing:
-        return apart_s >= STAYS_UNLESS * together_s
-    return together_s < STAYS_UNLESS * apart_s
+    lost_s = max(0.0, stay.way_lost_s + (together_s - apart_s) * (1 if stay.is_mixing else -1))
+    is_turn_over = stay.key not in entries or not 0 < stay.num_steps < rules.quantum_steps
+    if is_turn_over and lost_s > switches_s:
+        return not stay.is_mixing, 0.0
+    return stay.is_mixing, lost_s
 
 
 def _shared_turn(others: Sequence[Rows], stay: Stay, base: BlendKey, rules: Rules) -> BlendKey:
@@ -184,9 +190,8 @@ def _extra_s(part: Rows, active_entries: int, costs: CostModel) -> float:
 
 
 def _within_slowdown(
-    rows: Sequence[Rows], key: BlendKey, first: BlendKey | None, costs: CostModel, rules: Rules
+    rows: Sequence[Rows], key: BlendKey, active_entries: int, first: BlendKey | None, *, costs: CostModel, rules: Rules
 ) -> tuple[BlendKey, ...]:
-    active_entries = _entries(rows).get(key, 0)
     num_tokens = sum(part.num_tokens for part in rows if part.key == key)
     parts = [part for part in rows if part.key != key and not part.is_exclusive]
     beside: list[BlendKey] = []
@@ -202,15 +207,13 @@ def _within_slowdown(
     return tuple(beside)
 
 
-def _stay(rows: Sequence[Rows], stay: Stay, key: BlendKey, lost_s: float, is_mixing: bool) -> Stay:
-    present = [part for part in rows if part.key == key]
+def _stay(rows: Sequence[Rows], stay: Stay, key: BlendKey) -> Stay:
     if key != stay.key:
         stay = Stay(key=key)
+    present = [part for part in rows if part.key == key]
     return Stay(
         key=key,
         num_entries=present[0].num_entries if present else stay.num_entries,
         is_mixable=present[0].is_mixable if present else stay.is_mixable,
         num_steps=stay.num_steps + 1,
-        lost_s=lost_s,
-        is_mixing=is_mixing,
     )

@@ -238,10 +238,16 @@ class Scheduler:
         return min(self.rank(sequence) for sequence in group)
 
     def _new_stay(self, active: Blend) -> Stay:
+        """Not what was chosen last is in, but this: a switch failed, or it was forgotten."""
         group = self._groups.get(active.key)
-        if group is None:
-            return Stay(key=active.key)
-        return Stay(key=active.key, num_entries=group.survey.num_entries, is_mixable=group.survey.is_mixable)
+        survey = group.survey if group else Survey(num_entries=0, is_mixable=True)
+        return Stay(
+            key=active.key,
+            num_entries=survey.num_entries,
+            is_mixable=survey.is_mixable,
+            is_mixing=self._stay.is_mixing,
+            way_lost_s=self._stay.way_lost_s,
+        )
 
     def _compose(self, active: Blend, stay: Stay) -> tuple[Plan, Stay]:
         """The best step with the sequences that have KV memory."""

@@ -217,8 +217,14 @@ def test_what_found_no_place_in_a_step_is_in_the_next() -> None:
 
 def test_who_has_waited_too_long_runs_beside_whatever_that_costs() -> None:
     parts = [rows(key, 16, last_ran=9) for key in (A, B)]
-    choice = pick(rows(BASE, 1), *parts, first=B, costs=replace(COSTS, correction_s=9e-9), schedule="mixed")
+    choice = pick(rows(BASE, 1), *parts, first=B, costs=DEAR, schedule="mixed")
     assert B in choice.beside
+
+
+def test_what_is_in_the_weights_slows_the_others_even_while_none_of_its_own_rows_runs() -> None:
+    stay = Stay(key=C, num_entries=20 * ENTRIES, num_steps=1)
+    few = [rows(key, last_ran=9) for key in (A, B)]
+    assert len(pick(*few, stay=stay, max_slowdown=2.0).beside) == 1
 
 
 def test_a_plain_step_is_a_line_through_the_measured_points() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -18,13 +19,15 @@ from server.core.errors import (
     ServerError,
     StepFailed,
 )
-from server.core.requests import Mode
-from server.core.steps import Reused
+from server.core.requests import LikelyToken, Mode, TokenLogprob
+from server.core.steps import Reused, StepToken
 from server.engine.batch import share_out
 from server.engine.cost import CostModel
+from server.engine.inbox import Inbox
+from server.engine.messages import Abort, TextEvent
 from server.engine.sequence import Sequence
 from tests.server.engine.desk import Desk
-from tests.server.engine.fakes import Client, make_blend, make_request
+from tests.server.engine.fakes import FINGERPRINT, Client, make_blend, make_request, submit
 
 A, B = make_blend("a"), make_blend("b")
 FREE_TO_MIX = CostModel(correction_s=0.0, patch_s=0.0)
@@ -222,11 +225,13 @@ def test_a_large_request_that_finds_no_memory_is_not_overtaken() -> None:
     running = desk.ask(num_prompt_tokens=60, max_new_tokens=30)
     desk.turn()
     large = desk.ask(A, num_prompt_tokens=90, max_new_tokens=5, client="x")
+    desk.turns(2)
     small = desk.ask(num_prompt_tokens=5, max_new_tokens=5, client="x")
     desk.turns(20)
-    assert set(desk.last_step()[1]) == {running}
-    desk.turns(11)
-    assert set(desk.last_step()[1]) == {large}
+    assert desk.num_tokens(running) == 23
+    assert desk.num_tokens(small) == 0
+    desk.turns(9)
+    assert large in desk.last_step()[1]
     desk.run_out()
     assert desk.num_tokens(small) == 5
 
@@ -392,6 +397,36 @@ def test_a_request_that_the_runner_cannot_begin_fails_alone() -> None:
     desk.run_out()
     assert isinstance(desk.clients[bad].error, StepFailed)
     assert desk.num_tokens(good) == 8
+
+
+def test_an_abort_overtakes_no_request_that_the_engine_has_not_taken_yet() -> None:
+    inbox = Inbox(max_submits=10)
+    command, _ = submit(make_request())
+    late = Abort(request_id=command.requests[0].id)
+    inbox.put(command)
+    inbox.put(late)
+    assert inbox.take_aborts(lambda request: False) == []
+    assert inbox.take_all(timeout_s=0) == [command, late]
+    inbox.put(late)
+    assert inbox.take_aborts(lambda request: True) == [late]
+    assert inbox.take_all(timeout_s=0) == []
+
+
+def test_the_logprobs_of_every_token_are_told_once_and_with_its_text_at_the_earliest() -> None:
+    client = Client()
+    sequence = Sequence(request=make_request(stop=("bx",), max_new_tokens=9), sink=client)
+    told = [TokenLogprob(drawn=LikelyToken(token=n, text=t, logprob=-1.0), top=()) for n, t in enumerate("abc")]
+    for logprob in told:
+        text = logprob.drawn.text
+        sequence.advance(StepToken(id=sequence.id, token=0, is_eos=False, text=text, logprob=logprob), now=0.0)
+        if text == "b":  # which may begin the stop string
+            assert len(client.events) == 1
+    last = replace(told[0], drawn=replace(told[0].drawn, text=""))
+    sequence.advance(StepToken(id=sequence.id, token=0, is_eos=True, text="", logprob=last), now=0.0)
+    sequence.finish("stop", "", sequence.receipt(base=FINGERPRINT, now=0.0))
+    texts = [event for event in client.events if isinstance(event, TextEvent)]
+    assert [(event.text, event.logprobs) for event in texts] == [("a", (told[0],)), ("bc", (told[1], told[2]))]
+    assert client.end.logprobs == (last,)
 
 
 def test_a_failed_step_fails_its_rows_and_no_others() -> None:
