@@ -36,7 +36,7 @@ class StalledReaders:
             sending_since_s = None
 
         async def watch() -> None:
-            while sending_since_s is None or loop.time() - sending_since_s < MAX_STALL_S:
+            while sending_since_s is None or loop.time() - sending_since_s < MAX_STALL_S:  # noqa: ASYNC110 - it looks
                 await asyncio.sleep(MAX_STALL_S / LOOKS)
             answering.cancel()
 

@@ -13,10 +13,11 @@ from concurrent.futures import ThreadPoolExecutor
 import httpx
 import pytest
 
-from tests.e2e.live_server import LiveServer, wait_until
+from tests.e2e.live_server import LiveServer, metric, wait_until
 from tests.e2e.tiny_server import CONTEXT_TOKENS, footprint, is_at_rest, nothing_leaks, state, tiny_server
 
 MIB = 1024**2
+COMPLETED = 'shira_tokens_total{kind="completion"}'
 
 
 @pytest.fixture(scope="module")
@@ -62,6 +63,7 @@ def test_a_client_that_stops_reading_holds_nobody_up_and_little_memory(server: L
 def test_a_thousand_clients_that_connect_and_leave_at_any_moment(server: LiveServer) -> None:
     whole = request_bytes(2000)
     before = footprint(server)
+    completed = metric(server.client, COMPLETED)
 
     def come_and_go(number: int) -> None:
         with socket.create_connection(("127.0.0.1", server.port), timeout=30) as connection:
@@ -82,7 +84,8 @@ def test_a_thousand_clients_that_connect_and_leave_at_any_moment(server: LiveSer
 
     with ThreadPoolExecutor(32) as clients:
         list(clients.map(come_and_go, range(1000)))
-    wait_until(lambda: is_at_rest(server), timeout_s=5)  # what nobody waits for is not computed
+    wait_until(lambda: is_at_rest(server))
+    assert metric(server.client, COMPLETED) - completed < 20 * 2000  # what nobody waits for is not computed to its end
     assert footprint(server).rss_bytes - before.rss_bytes < 64 * MIB
 
 
