@@ -1,4 +1,4 @@
-/* Sixteen floats in one register. `Steps`: what a panel holds for one step, or the same four bytes of W in every lane. */
+/* Sixteen floats in one register. `Steps`: a panel's share of one step, or the same four bytes of W in every lane. */
 #include <immintrin.h>
 
 typedef __m512 Lanes;

@@ -1,4 +1,4 @@
-/* What is not worth an instruction set's own words: Lanes by way of memory. The including file has lanes_load/_store. */
+/* What is not worth an instruction set's own words: Lanes by way of memory. Needs lanes_load and lanes_store. */
 #include <string.h>
 
 LANES_FN Lanes lanes_load_halves(const char *at, int count) {

@@ -77,8 +77,9 @@ Status shira_linear(const LinearOps *ops, const Product *product, int threads) {
     const int64_t panels_bytes = rounded_up(max_panels * (int64_t)sizeof(Panel));
     const int64_t packed_bytes = max_panels * steps_of(product) * LANES * (int64_t)sizeof(uint32_t);
     const int64_t wide_bytes = max_panels * product->in_features * LANES * (int64_t)sizeof(float);
+    const int64_t num_bytes = panels_bytes + packed_bytes + wide_bytes + scratch_bytes * threads;
     if (num_rows == 0) return SHIRA_OK;
-    char *memory = aligned_alloc(ALIGNMENT, (size_t)(panels_bytes + packed_bytes + wide_bytes + scratch_bytes * threads));
+    char *memory = aligned_alloc(ALIGNMENT, (size_t)num_bytes);
     if (!memory) return SHIRA_NO_MEMORY;
     char *packed = memory + panels_bytes;
     char *wide = packed + packed_bytes;

@@ -18,7 +18,7 @@ INLINE void multiply_strip(const char *w, const Panel *panels, const int num_pan
                            const int is_bf16, const char *ahead, float *tile) {
     const int64_t row_bytes = in_features * (is_bf16 ? 2 : 4);
     const int64_t num_steps = is_bf16 ? in_features / 2 : in_features;
-    const char *bases[STRIP / 3]; /* of every third row: few enough to stay in registers, as x86 can add a stride or two */
+    const char *bases[STRIP / 3]; /* of every third row: few enough for registers, as x86 can add a stride or two */
     const char *x[STRIP_PANELS];
     Lanes sums[STRIP][STRIP_PANELS];
 #pragma GCC unroll 12
