@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import signal
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -45,11 +48,22 @@ def run(options: BenchOptions) -> list[PlanResult]:
     )
     words = one_token_words(load_tokenizer(around.model_dir))
     results: list[PlanResult] = []
-    for plan in options.plans:
-        results.append(run_plan(plan, around, words, num_rounds=options.num_rounds, seed=options.seed))
-        print(as_table(results[-1]), end="\n\n", flush=True)
-        _write(options, results, conditions)
+    with _unwinding_on_sigterm():
+        for plan in options.plans:
+            results.append(run_plan(plan, around, words, num_rounds=options.num_rounds, seed=options.seed))
+            print(as_table(results[-1]), end="\n\n", flush=True)
+            _write(options, results, conditions)
     return results
+
+
+@contextmanager
+def _unwinding_on_sigterm() -> Iterator[None]:
+    """So that no server outlives the benchmark."""
+    before = signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _model(options: BenchOptions) -> Path:
