@@ -120,6 +120,8 @@ def build_app(config: ServerConfig) -> FastAPI:
             max_batch=config.max_batch,
             max_step_tokens=config.max_step_tokens,
             schedule=config.schedule,
+            max_slowdown=config.max_slowdown,
+            patience_steps=config.patience_steps,
         ),
         costs=calibrate(loaded, stack.backend) if config.calibrate else CostModel(),
     )
