@@ -5,6 +5,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from dataclasses import dataclass
 
+RELATED_STEPS = 64
 ROWS_PER_PASS = 16  # the correction kernel takes this many decode rows through an entry at once
 
 
@@ -12,6 +13,7 @@ ROWS_PER_PASS = 16  # the correction kernel takes this many decode rows through 
 class CostModel:
     """``step_points``: (tokens in the step, seconds) of plain steps, both rising, at least one. ``correction_s``: one
     entry of a mixed group's targets for up to 16 decode rows. ``patch_s``: one prefill chunk of a mixed group.
+    ``relate_entry_s``: once for each entry of targets beside a blend, which are made of both.
     ``switch_s`` and ``switch_entry_s``: a switch, and each entry that it writes. The defaults are those of a small
     model on two cores.
 
@@ -20,6 +22,7 @@ class CostModel:
     step_points: tuple[tuple[int, float], ...] = ((1, 0.015), (32, 0.060), (256, 0.400))
     correction_s: float = 6e-9
     patch_s: float = 0.010
+    relate_entry_s: float = 20e-9
     switch_s: float = 0.0005
     switch_entry_s: float = 2e-9
 
@@ -35,6 +38,11 @@ class CostModel:
     def correct(self, num_entries: int, num_rows: int) -> float:
         """Decode rows of one mixed group, whose targets differ from what is in the weights at so many entries."""
         return self.correction_s * num_entries * -(-num_rows // ROWS_PER_PASS)
+
+    def relate(self, num_entries: int) -> float:
+        """What the targets of one group beside a blend other than the base cost a step, while it stays as long as is
+        usual: an answer or two."""
+        return self.relate_entry_s * num_entries / RELATED_STEPS
 
     def switch(self, num_entries: int) -> float:
         """From a blend of some of these entries to one of the others."""

@@ -186,7 +186,8 @@ def _step_s(rows: Sequence[Rows], key: BlendKey, entries: dict[BlendKey, int], c
 def _extra_s(part: Rows, active_entries: int, costs: CostModel) -> float:
     """What rows cost beyond the plain product: their targets cover their own entries and those that are in."""
     patch_s = costs.patch_s if part.num_prefill else 0.0
-    return costs.correct(part.num_entries + active_entries, part.num_decode) + patch_s
+    relate_s = costs.relate(part.num_entries + active_entries) if active_entries and part.num_entries else 0.0
+    return costs.correct(part.num_entries + active_entries, part.num_decode) + patch_s + relate_s
 
 
 def _within_slowdown(

@@ -34,6 +34,7 @@ def test_calibration_measures_every_figure_and_leaves_nothing_behind(
     assert costs.switch_entry_s > 0
     assert costs.correction_s >= 0
     assert costs.patch_s >= 0
+    assert costs.relate_entry_s >= 0
     assert base_is_intact(loaded)
     used = {key: value for key, value in backend.describe().items() if "used" in key}
     assert used == {key: before[key] for key in used}
