@@ -18,6 +18,7 @@ COSTS = CostModel(
     patch_s=0.005,
     switch_s=0.0,
     switch_entry_s=5e-9,
+    relate_entry_s=0.0,
 )
 DEAR = replace(COSTS, correction_s=100e-9)  # mixing never pays
 
@@ -58,6 +59,16 @@ def test_a_single_blend_runs_in_the_weights_at_once(schedule: Schedule, key: Ble
 def test_two_blends_run_in_one_step() -> None:
     choice = pick(rows(A), rows(B))
     assert {choice.key, *choice.beside} >= {A, B}
+
+
+def test_a_blend_stays_out_where_relating_the_others_to_it_costs_more_than_correcting_its_rows() -> None:
+    dear = replace(COSTS, relate_entry_s=1e-6)
+    parts = [rows(A, 32), *(rows(key, 1) for key in (B, C))]
+    for costs, expected in ((COSTS, A), (dear, BASE)):
+        stay = Stay(key=BASE)
+        for _ in range(200):
+            stay = pick(*parts, stay=stay, costs=costs).stay
+        assert stay.key == expected
 
 
 def test_a_blend_of_which_little_runs_does_not_drive_out_what_is_in() -> None:
