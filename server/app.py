@@ -34,6 +34,7 @@ from server.core.log import configure_logging
 from server.core.metrics import Metrics
 from server.core.settings import ServerConfig
 from server.core.tier_metrics import TierMetrics
+from server.core.waiting import take_turns_often
 from server.draining import DrainingServer
 from server.engine.client import EngineClient
 from server.engine.cost import CostModel
@@ -61,6 +62,7 @@ def run(config: ServerConfig) -> None:
     configure_logging(config.log_format, config.log_level)
     if config.threads is not None:
         torch.set_num_threads(config.threads)
+    take_turns_often()
     check_address(config)
     app = build_app(config)
     http = uvicorn.Config(

@@ -24,6 +24,7 @@ from server.bench_serve.random_adapters import save_lora_adapters
 from server.bench_serve.rivals import AdapterNames, Generate, Merge
 from server.bench_serve.subjects import Offline, OfflineMethod, Surroundings
 from server.bench_serve.workload import Arrival
+from server.core.waiting import wait_passively
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,6 +44,9 @@ class RunningOffline:
         """Raises ServerFailed."""
         paths = save_lora_adapters(around.model_dir, around.work_dir, count=subject.num_adapters)
         self._log = around.work_dir / f"offline-{subject.method}.log"
+        environment = dict(os.environ)
+        if subject.method == "engine":
+            wait_passively(environment)  # as the server does
         with self._log.open("wb") as log:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "server.bench_serve.offline"],
@@ -50,6 +54,7 @@ class RunningOffline:
                 stdout=subprocess.PIPE,
                 stderr=log,
                 text=True,
+                env=environment,
             )
         job = Job(
             method=subject.method,

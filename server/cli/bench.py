@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from server.cli.bench_serve import serve
+from server.core.waiting import wait_passively
 
 
 @click.group()
@@ -36,6 +37,7 @@ def switch(arguments: tuple[str, ...]) -> int:
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def decode(adapter: Path, batch: int, num_tokens: int, num_rounds: int, as_json: bool) -> None:
     """Time decoding with ADAPTER fused against the base, interleaved."""
+    wait_passively(os.environ)
     from server.bench_decode import run
     from server.core.config import load_config
     from server.runners.loading import load_llm, resolve_model

@@ -10,6 +10,7 @@ from typing import Any, Literal, get_args, get_origin
 import click
 
 from server.core.config import ENV_ONLY, ServerConfig, env_name, flag_name, load_config, unknown_variables
+from server.core.waiting import wait_passively
 
 
 def _metavar(annotation: Any) -> str:
@@ -45,6 +46,7 @@ def serve(config_file: Path | None, **flags: object) -> None:
     for name in unknown_variables(os.environ):
         click.echo(f"Warning: the environment variable {name} is not a setting and is ignored", err=True)
     config = load_config(flags, os.environ, config_file)
+    wait_passively(os.environ)
     from server import app
 
     app.run(config)
