@@ -26,7 +26,7 @@ from server.core.config import ENV_PREFIX
 
 ADMIN_SECRET = "bench-admin"  # noqa: S105 - of a server that only this process knows
 DEADLINE_MS = 600_000
-STAGED_TO_HOST = 3  # bytes of a staged adapter with its rows and buffers, to those of its file, at most
+STAGED_TO_HOST = 5  # bytes of a staged adapter with its rows, buffers and differences, to those of its file, at most
 
 
 class RunningShira:

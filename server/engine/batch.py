@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from server.engine.group import Group
-from server.engine.policy import Rows
+from server.engine.rows import Rows
 from server.engine.sequence import Sequence
 
 Share = tuple[Sequence, int]

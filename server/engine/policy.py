@@ -11,8 +11,8 @@ blend cannot be mixed. The others can run in any step, *mixed* if another blend 
   whatever arrives (the ski rental rule), and blends that alternate quickly are mixed.
 - Where mixing everything takes longer than running the blends one after another, all rows count as exclusive.
 
-A mixed step takes at most ``max_slowdown`` times the plain step of the same rows: blends beyond that wait for the
-next one, those that ran longest ago going first.
+Who runs beside what is in: ``neighbours``. A mixed step takes at most ``max_slowdown`` times the plain step of the same
+rows: blends beyond that wait for the next one, those that ran longest ago going first.
 """
 
 from __future__ import annotations
@@ -22,6 +22,8 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 from server.engine.cost import CostModel
+from server.engine.neighbours import NOBODYS_TURN, Bounds, Turn, choose_beside, extra_step_s
+from server.engine.rows import Rows
 
 if TYPE_CHECKING:
     from adapters_store.blend import BlendKey
@@ -42,25 +44,6 @@ class Rules:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Rows:
-    """What could run of one blend: ``num_decode`` rows of one token, ``num_prefill`` prompt tokens.
-
-    ``last_ran`` is the step in which the blend last ran, or became ready."""
-
-    key: BlendKey
-    num_entries: int  # 0: the base
-    last_ran: int
-    num_decode: int = 0
-    num_prefill: int = 0
-    is_exclusive: bool = False
-    is_mixable: bool = True  # while False nothing can run beside the blend either
-
-    @property
-    def num_tokens(self) -> int:
-        return self.num_decode + self.num_prefill
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Stay:
     """The blend in the weights, for how many steps in a row, and how it is used: what the next choice goes by."""
 
@@ -71,6 +54,7 @@ class Stay:
     lost_s: float = 0.0  # by not having had a better blend in
     is_mixing: bool = True
     way_lost_s: float = 0.0  # by not having mixed, or not having run the blends one after another
+    turn: Turn = NOBODYS_TURN
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,9 +70,16 @@ class Choice:
 
 
 def choose(
-    rows: Sequence[Rows], stay: Stay, *, base: BlendKey, first: BlendKey | None, costs: CostModel, rules: Rules
+    rows: Sequence[Rows],
+    stay: Stay,
+    *,
+    base: BlendKey,
+    first: BlendKey | None,
+    costs: CostModel,
+    rules: Rules,
+    room: int | None = None,
 ) -> Choice:
-    """For at least one ``Rows``; the rows of a blend may come in two parts, exclusive and not.
+    """For at least one ``Rows``; the rows of a blend may come in two parts, exclusive and not. ``room`` as in Bounds.
 
     ``first`` has waited too long: it runs in this step, or if it must be in the weights, as soon as the quantum of the
     blend that is in now has ended, and from then on for as long as it is ``first``."""
@@ -109,8 +100,12 @@ def choose(
         key, lost_s = _cheapest(rows, stay, base, costs)
     can_mix = is_mixing and all(part.is_mixable for part in rows if part.key == key)
     active_entries = ({stay.key: stay.num_entries} | _entries(rows)).get(key, 0)
-    beside = _within_slowdown(rows, key, active_entries, first, costs=costs, rules=rules) if can_mix else ()
-    stay = replace(_stay(rows, stay, key), lost_s=lost_s, is_mixing=is_mixing, way_lost_s=way_lost_s)
+    beside: tuple[BlendKey, ...] = ()
+    turn = stay.turn
+    if can_mix:
+        bounds = Bounds(max_slowdown=rules.max_slowdown, room=room)
+        beside, turn = choose_beside(rows, key, active_entries, first, stay.turn, costs=costs, bounds=bounds)
+    stay = replace(_stay(rows, stay, key), lost_s=lost_s, is_mixing=is_mixing, way_lost_s=way_lost_s, turn=turn)
     return Choice(key=key, beside=beside, stay=stay)
 
 
@@ -180,32 +175,7 @@ def _entries(rows: Sequence[Rows]) -> dict[BlendKey, int]:
 
 def _step_s(rows: Sequence[Rows], key: BlendKey, entries: dict[BlendKey, int], costs: CostModel) -> float:
     plain_s = costs.step(sum(part.num_tokens for part in rows))
-    return plain_s + sum(_extra_s(part, entries.get(key, 0), costs) for part in rows if part.key != key)
-
-
-def _extra_s(part: Rows, active_entries: int, costs: CostModel) -> float:
-    """What rows cost beyond the plain product: their targets cover their own entries and those that are in."""
-    patch_s = costs.patch_s if part.num_prefill else 0.0
-    relate_s = costs.relate(part.num_entries + active_entries) if active_entries and part.num_entries else 0.0
-    return costs.correct(part.num_entries + active_entries, part.num_decode) + patch_s + relate_s
-
-
-def _within_slowdown(
-    rows: Sequence[Rows], key: BlendKey, active_entries: int, first: BlendKey | None, *, costs: CostModel, rules: Rules
-) -> tuple[BlendKey, ...]:
-    num_tokens = sum(part.num_tokens for part in rows if part.key == key)
-    parts = [part for part in rows if part.key != key and not part.is_exclusive]
-    beside: list[BlendKey] = []
-    extra_s = 0.0
-    for part in sorted(parts, key=lambda part: (part.key != first, part.last_ran)):
-        more_s = extra_s + _extra_s(part, active_entries, costs)
-        plain_s = costs.step(num_tokens + part.num_tokens)
-        must_run = part.key == first or not num_tokens  # else nothing would run
-        if must_run or plain_s + more_s <= rules.max_slowdown * plain_s:
-            beside.append(part.key)
-            extra_s = more_s
-            num_tokens += part.num_tokens
-    return tuple(beside)
+    return plain_s + sum(extra_step_s(part, entries.get(key, 0), costs) for part in rows if part.key != key)
 
 
 def _stay(rows: Sequence[Rows], stay: Stay, key: BlendKey) -> Stay:

@@ -43,6 +43,7 @@ class Scheduler:
         self._groups: dict[BlendKey, Group] = {}
         self._by_id: dict[RequestId, Sequence] = {}
         self._loads = Loads(patience_steps=limits.patience_steps, hold_steps=limits.patience_steps + limits.turn_steps)
+        self._room: int | None = None  # see neighbours.Bounds
         self._stay = Stay(key=self._base.key)
         self._num_steps = 0
         self._num_arrived = 0
@@ -166,6 +167,9 @@ class Scheduler:
     def ran(self, plan: Plan, sampled: Collection[RequestId], step_s: float, now: float) -> None:
         """The step of ``plan`` was done, and gave these sequences a token."""
         self.rates.ran(step_s, now)
+        if self._room is not None:
+            num_beside = len({sequence.request.blend.key for sequence in plan.sequences} - {plan.blend.key})
+            self._room = max(self._room, num_beside)
         for sequence, num_tokens in plan.shares:
             self._groups[sequence.request.blend.key].last_ran = self._num_steps
             sequence.num_cached += num_tokens
@@ -173,6 +177,10 @@ class Scheduler:
             if sequence.id in sampled:
                 sequence.since, sequence.owed_since = self._num_steps, None
                 self._ledger.charge(sequence, new_tokens=1)
+
+    def ran_out_of_room(self, num_beside: int) -> None:
+        """The device held only so many blends beside the one in the weights, fewer than were planned."""
+        self._room = max(1, num_beside)
 
     def stop_mixing(self, key: BlendKey) -> None:
         """There is no room on the device for this blend beside another, whatever else runs: it runs in the weights."""
@@ -264,6 +272,7 @@ class Scheduler:
             first=first.request.blend.key if first else None,
             costs=self._costs,
             rules=self._rules,
+            room=self._room,
         )
         runnable = [
             sequence

@@ -134,8 +134,11 @@ class Stepper:
             log.error("a switch went wrong: %s", problem)
             self.fail(plan.sequences, SwitchFailed(problem))
             return plan.without(plan.sequences)
+        num_beside = len(plan.beside) - len(report.failed)
         for key, reason in report.failed.items():
             plan = self._without_blend(plan, key, reason)
+        if any(isinstance(reason, BudgetExceeded) for reason in report.failed.values()):
+            self._scheduler.ran_out_of_room(num_beside)
         return plan
 
     def _without_blend(self, plan: Plan, key: BlendKey, reason: Exception) -> Plan:

@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 from adapters_store.blend import BlendKey
 from server.engine.cost import CostModel
-from server.engine.policy import Choice, Rows, Rules, Schedule, Stay, choose
+from server.engine.policy import Choice, Rules, Schedule, Stay, choose
+from server.engine.rows import Rows
 
 BASE, A, B, C = (BlendKey(name) for name in ("base", "a", "b", "c"))
 ENTRIES = 1_000_000
