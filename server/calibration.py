@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from itertools import count
 from time import perf_counter
 
@@ -38,18 +39,33 @@ MAX_SECONDS = 15.0  # larger steps are left out then
 
 
 def calibrate(loaded: LoadedModel, backend: Backend) -> CostModel:
-    """Runs plain and mixed steps, and switches, with one random adapter whose deltas are 0. Leaves the base in the
-    weights and nothing in the KV memory. On the thread that owns the weights, before anyone else does."""
+    """Runs plain and mixed steps, and switches, with random adapters whose deltas are 0. Leaves the base in the
+    weights and no sequence in the KV memory. On the thread that owns the weights, before anyone else does.
+
+    Where it fails (for want of memory, say) the figures are the built-in ones: they decide about speed alone."""
     started = perf_counter()
     probe = _Probe(loaded, backend)
+    try:
+        costs = _measure(probe, loaded, backend)
+    except Exception:
+        log.warning("calibration failed; the policy goes by built-in figures", exc_info=True)
+        costs = CostModel()
+    finally:
+        probe.clear()
+    log.info("calibrated in %.1f s: %s", perf_counter() - started, costs)
+    return costs
+
+
+def _measure(probe: _Probe, loaded: LoadedModel, backend: Backend) -> CostModel:
+    started = perf_counter()
     points = [(rows, probe.decode_s([BASE] * rows)) for rows in DECODE_ROWS if backend.fits([1 + NUM_REPEATS] * rows)]
     for num_tokens in CHUNK_TOKENS:
         is_possible = num_tokens <= loaded.max_context_tokens and backend.fits([num_tokens])
         if is_possible and perf_counter() - started < MAX_SECONDS:
             points.append((num_tokens, probe.prefill_s(BASE, num_tokens)))
-    costs = CostModel(step_points=_rising(points), **(probe.mixed_figures() if backend.mixable_weights else {}))
-    log.info("calibrated in %.1f s: %s", perf_counter() - started, costs)
-    return costs
+    costs = CostModel(step_points=_rising(points)) if points else CostModel()
+    can_mix = backend.mixable_weights and backend.fits([1 + NUM_REPEATS] * NUM_GROUPS)
+    return probe.with_mixed_figures(costs) if can_mix else costs
 
 
 class _Probe:
@@ -65,6 +81,11 @@ class _Probe:
             pick=lambda *_: backend,
         )
         self._names = (f"calibration-{number}" for number in count())
+        self._begun: list[RequestId] = []
+
+    def clear(self) -> None:
+        self._stack.runner.drop(self._begun)
+        self._stack.execution.restore()
 
     def decode_s(self, blends: Sequence[Blend]) -> float:
         """Seconds of a step of one row per blend, over the base."""
@@ -77,7 +98,7 @@ class _Probe:
         self._stack.execution.activate(BASE, [blend])
         return min(self._one_prefill_s(blend, num_tokens) for _ in range(NUM_REPEATS))
 
-    def mixed_figures(self) -> dict[str, float]:
+    def with_mixed_figures(self, costs: CostModel) -> CostModel:
         adapter = random_adapter(self._stack.loaded, self._stack.backend.mixable_weights)
         self._source.add(adapter)
         num_entries = adapter.index_set.num_entries
@@ -88,13 +109,13 @@ class _Probe:
         relate_s = self._relate_s(blends[0])
         correction_s = self.decode_s(blends) - self.decode_s([BASE] * NUM_GROUPS)
         patch_s = self.prefill_s(blends[0], PATCHED_TOKENS) - self.prefill_s(BASE, PATCHED_TOKENS)
-        self._stack.execution.restore()
-        return {
-            "switch_entry_s": min(switches_s) / num_entries,
-            "relate_entry_s": relate_s / num_entries / 2,
-            "correction_s": max(0.0, correction_s) / NUM_GROUPS / num_entries,
-            "patch_s": max(0.0, patch_s),
-        }
+        return replace(
+            costs,
+            switch_entry_s=min(switches_s) / num_entries,
+            relate_entry_s=relate_s / num_entries / 2,
+            correction_s=max(0.0, correction_s) / NUM_GROUPS / num_entries,
+            patch_s=max(0.0, patch_s),
+        )
 
     def _switches_s(self, blend: Blend) -> Iterator[float]:
         self._stack.execution.activate(blend)  # stages it
@@ -147,6 +168,7 @@ class _Probe:
             sampling=Sampling(),
             max_new_tokens=NUM_REPEATS,
         )
+        self._begun.append(new.id)
         self._stack.runner.begin(new)
         return new.id
 

@@ -46,12 +46,13 @@ def share_out(sequences: Iterable[Sequence], first: Sequence | None, max_tokens:
 def _rows(group: Group, part: list[Sequence], max_tokens: int) -> Rows:
     todos = [sequence.num_todo for sequence in part]
     num_decode = todos.count(1)
+    exclusive = is_exclusive(group, part[0])
     return Rows(
         key=group.blend.key,
         num_entries=group.survey.num_entries,
-        last_ran=group.last_ran,
+        last_ran=group.last_in if exclusive else group.last_ran,
         num_decode=num_decode,
         num_prefill=min(sum(todos) - num_decode, max_tokens - num_decode),
-        is_exclusive=is_exclusive(group, part[0]),
+        is_exclusive=exclusive,
         is_mixable=group.survey.is_mixable,
     )

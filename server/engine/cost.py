@@ -5,7 +5,6 @@ from __future__ import annotations
 from bisect import bisect_left
 from dataclasses import dataclass
 
-RELATED_STEPS = 64
 ROWS_PER_PASS = 16  # the correction kernel takes this many decode rows through an entry at once
 
 
@@ -40,9 +39,8 @@ class CostModel:
         return self.correction_s * num_entries * -(-num_rows // ROWS_PER_PASS)
 
     def relate(self, num_entries: int) -> float:
-        """What the targets of one group beside a blend other than the base cost a step, while it stays as long as is
-        usual: an answer or two."""
-        return self.relate_entry_s * num_entries / RELATED_STEPS
+        """Making the targets of one group beside a blend other than the base: once, at the first step of both."""
+        return self.relate_entry_s * num_entries
 
     def switch(self, num_entries: int) -> float:
         """From a blend of some of these entries to one of the others."""

@@ -12,7 +12,8 @@ def needed_s_if_late(
     """If a request that has not begun is late for certain: what it still takes. None if it may be in time.
 
     Late is only what would be so with ``num_before`` others alone before it, with all of every step for its prompt,
-    steps as short as they come, and an answer of one token (of all its tokens if nothing can end it earlier)."""
+    none of which is reused, steps as short as they come, and an answer of one token (of all its tokens if nothing can
+    end it earlier)."""
     if request.deadline_s is None or now >= request.deadline_s:
         return None
     num_steps = -(-len(request.prompt_tokens) // step_tokens)

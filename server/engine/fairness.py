@@ -22,9 +22,10 @@ K = TypeVar("K", bound=Hashable)
 
 class Counters(Generic[K]):
     """Service of those who are present. Nobody saves up credit by being away: who comes back starts no lower than the
-    least of those present, or than the last one who left."""
+    least of those present, or than the last one who left. With ``remembers`` off an absent key is forgotten."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, remembers: bool = True) -> None:
+        self._remembers = remembers
         self._service: dict[K, float] = {}
         self._num_present: dict[K, int] = {}
         self._floor = 0.0
@@ -45,6 +46,9 @@ class Counters(Generic[K]):
         del self._num_present[key]
         if not self._num_present:
             self._floor = self._service[key]
+        if not self._remembers:
+            del self._service[key]
+            return
         self._service = {k: s for k, s in self._service.items() if k in self._num_present or s > self._floor}
 
     def charge(self, key: K, service: float) -> None:
@@ -63,7 +67,7 @@ class Ledger:
         client = sequence.request.client
         self._clients.join(client)
         self._num_live[client] = self._num_live.get(client, 0) + 1
-        self._blends.setdefault(client, Counters()).join(sequence.request.blend.key)
+        self._blends.setdefault(client, Counters(remembers=False)).join(sequence.request.blend.key)
 
     def leave(self, sequence: Sequence) -> None:
         client = sequence.request.client

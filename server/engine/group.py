@@ -26,6 +26,7 @@ class Group:
     place: Place
     since: int  # the step in which ``place`` became what it is
     last_ran: int  # the step in which one of its rows last ran, or its bytes came
+    last_in: int = 0  # the step in which it was last in the weights, or its bytes came
     load: int = 0  # tells the load under way from earlier ones of this blend
     is_closing: bool = False  # its bytes go as soon as nobody is owed a token any more; nobody else starts
     is_load_alone: bool = True  # nobody else held bytes at any moment of the load

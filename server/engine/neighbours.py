@@ -12,7 +12,7 @@ from server.engine.rows import Rows
 if TYPE_CHECKING:
     from adapters_store.blend import BlendKey
 
-TURN_STEPS = 64  # a blend that comes back is staged again, which takes about as long as a step
+STAY_STEPS = 64  # a blend that comes back is staged again, which takes about as long as a step
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,7 +48,7 @@ def choose_beside(
     """``first`` before all others; then, where room is short, those whose turn it is; then those that ran longest ago.
 
     At the end of a turn one more blend than there was room for is tried: the device may have become emptier."""
-    is_turn = bounds.room is not None and turn.num_steps < TURN_STEPS
+    is_turn = bounds.room is not None and turn.num_steps < STAY_STEPS
     most = len(rows) if bounds.room is None else bounds.room + (not is_turn)
     num_tokens = sum(part.num_tokens for part in rows if part.key == key)
     beside: dict[BlendKey, None] = {}
@@ -71,5 +71,4 @@ def choose_beside(
 def extra_step_s(part: Rows, active_entries: int, costs: CostModel) -> float:
     """What rows cost beyond the plain product: their targets cover their own entries and those that are in."""
     patch_s = costs.patch_s if part.num_prefill else 0.0
-    relate_s = costs.relate(part.num_entries + active_entries) if active_entries and part.num_entries else 0.0
-    return costs.correct(part.num_entries + active_entries, part.num_decode) + patch_s + relate_s
+    return costs.correct(part.num_entries + active_entries, part.num_decode) + patch_s

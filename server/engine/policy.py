@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 Schedule = Literal["auto", "fused", "mixed"]
 
+RELATED_STEPS = 64
 NUM_DOMINANT = 2  # of the blends with most to correct, so many are thought of for the weights
 
 
@@ -55,6 +56,7 @@ class Stay:
     is_mixing: bool = True
     way_lost_s: float = 0.0  # by not having mixed, or not having run the blends one after another
     turn: Turn = NOBODYS_TURN
+    related: frozenset[BlendKey] = frozenset()  # the blends that have run beside it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,6 +108,7 @@ def choose(
         bounds = Bounds(max_slowdown=rules.max_slowdown, room=room)
         beside, turn = choose_beside(rows, key, active_entries, first, stay.turn, costs=costs, bounds=bounds)
     stay = replace(_stay(rows, stay, key), lost_s=lost_s, is_mixing=is_mixing, way_lost_s=way_lost_s, turn=turn)
+    stay = replace(stay, related=stay.related.union(beside))
     return Choice(key=key, beside=beside, stay=stay)
 
 
@@ -153,7 +156,10 @@ def _cheapest(rows: Sequence[Rows], stay: Stay, base: BlendKey, costs: CostModel
     entries = _entries(rows) | {stay.key: stay.num_entries, base: 0}
     if len({part.key for part in rows}) == 1:
         return rows[0].key, 0.0
-    step_s = {key: _step_s(rows, key, entries, costs) for key in _dominant(rows, stay, base)}
+    step_s = {
+        key: _step_s(rows, key, entries, costs) + _relate_s(rows, key, entries, stay, costs)
+        for key in _dominant(rows, stay, base)
+    }
     best = min(step_s, key=step_s.__getitem__)
     if stay.key not in step_s:
         return best, 0.0
@@ -178,6 +184,17 @@ def _step_s(rows: Sequence[Rows], key: BlendKey, entries: dict[BlendKey, int], c
     return plain_s + sum(extra_step_s(part, entries.get(key, 0), costs) for part in rows if part.key != key)
 
 
+def _relate_s(rows: Sequence[Rows], key: BlendKey, entries: dict[BlendKey, int], stay: Stay, costs: CostModel) -> float:
+    """What targets beside this blend cost in the next step: those that are missing where it is in already, else a share
+    of all, as it will stay for an answer or two."""
+    if not entries.get(key, 0):
+        return 0.0
+    others = [part for part in rows if part.key != key and part.num_entries]
+    if key == stay.key:
+        return sum(costs.relate(part.num_entries + entries[key]) for part in others if part.key not in stay.related)
+    return sum(costs.relate(part.num_entries + entries[key]) for part in others) / RELATED_STEPS
+
+
 def _stay(rows: Sequence[Rows], stay: Stay, key: BlendKey) -> Stay:
     if key != stay.key:
         stay = Stay(key=key)
@@ -187,4 +204,5 @@ def _stay(rows: Sequence[Rows], stay: Stay, key: BlendKey) -> Stay:
         num_entries=present[0].num_entries if present else stay.num_entries,
         is_mixable=present[0].is_mixable if present else stay.is_mixable,
         num_steps=stay.num_steps + 1,
+        related=stay.related,
     )

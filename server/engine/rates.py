@@ -31,9 +31,11 @@ class Rates:
         self._ends.append(now)
 
     def idle(self) -> None:
-        """Nothing is live: what follows does not count the pause."""
+        """Nothing is live: what follows does not count the pause, and nobody is refused by what was measured before it,
+        for those who are refused measure nothing."""
         self._since = None
         self._ends.clear()
+        self._steps_s.clear()
 
     @property
     def num_ended_per_s(self) -> float:

@@ -13,7 +13,8 @@ if TYPE_CHECKING:
 class Rows:
     """What could run of one blend: ``num_decode`` rows of one token, ``num_prefill`` prompt tokens.
 
-    ``last_ran`` is the step in which the blend last ran, or became ready."""
+    ``last_ran`` is the step in which rows of the blend last ran, for exclusive ones that in which it was last in the
+    weights; or in which it became ready."""
 
     key: BlendKey
     num_entries: int  # 0: the base

@@ -72,7 +72,8 @@ class Scheduler:
         """Why these requests cannot all be taken now; None if they can."""
         if self.is_draining:
             return Draining("the server is stopping")
-        if self.num_waiting + len(together) > self._limits.max_queue:
+        num_not_running = len(self._by_id) - self.num_running  # parked ones wait as well
+        if num_not_running + len(together) > self._limits.max_queue:
             return QueueFull(limit=self._limits.max_queue, retry_after_s=self.retry_after_s())
         refusals = (self._too_long(request) or self._unreachable(request, now) for request in together)
         return next((refusal for refusal in refusals if refusal), None)
@@ -87,7 +88,8 @@ class Scheduler:
         group = self._groups.get(blend.key)
         if group is None:
             place: Place = "host" if blend.is_base else "wanted"
-            group = Group(blend=blend, place=place, since=self._num_steps, last_ran=self._num_steps)
+            now = self._num_steps
+            group = Group(blend=blend, place=place, since=now, last_ran=now, last_in=now)
             self._groups[blend.key] = group
         self._num_arrived += 1
         sequence.order = self._num_arrived
@@ -127,7 +129,8 @@ class Scheduler:
 
     def loaded(self, group: Group, survey: Survey) -> None:
         """The group's bytes are on the host."""
-        group.place, group.since, group.last_ran = "host", self._num_steps, self._num_steps
+        group.place = "host"
+        group.since = group.last_ran = group.last_in = self._num_steps
         group.survey = survey
         for sequence in group:  # the wait for bytes does not count
             sequence.since = None
@@ -170,6 +173,8 @@ class Scheduler:
         if self._room is not None:
             num_beside = len({sequence.request.blend.key for sequence in plan.sequences} - {plan.blend.key})
             self._room = max(self._room, num_beside)
+        if plan.blend.key in self._groups:
+            self._groups[plan.blend.key].last_in = self._num_steps
         for sequence, num_tokens in plan.shares:
             self._groups[sequence.request.blend.key].last_ran = self._num_steps
             sequence.num_cached += num_tokens

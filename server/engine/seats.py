@@ -150,6 +150,8 @@ class Seats:
         sequence.num_cached = reused.num_tokens
         sequence.is_mixed |= reused.mode == "mixed"
         sequence.started_step = step
+        if sequence.since is None:
+            sequence.since = step
         if not sequence.is_charged:  # at once, so that those who start in one step are weighed against one another
             sequence.is_charged = True
             self._ledger.charge(sequence, prompt_tokens=len(sequence.request.prompt_tokens) - reused.num_tokens)

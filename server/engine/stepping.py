@@ -111,6 +111,9 @@ class Stepper:
             survey = self._execution.survey(group.blend)
         except AdapterStoreError as error:
             self.fail(list(group), error)
+        except Exception as error:
+            log.exception("a survey failed")
+            self.fail(list(group), SwitchFailed(f"the adapter could not be looked at: {error}"))
         else:
             self._scheduler.loaded(group, survey)
 
@@ -137,7 +140,8 @@ class Stepper:
         num_beside = len(plan.beside) - len(report.failed)
         for key, reason in report.failed.items():
             plan = self._without_blend(plan, key, reason)
-        if any(isinstance(reason, BudgetExceeded) for reason in report.failed.values()):
+        is_short = any(isinstance(reason, BudgetExceeded) for reason in report.failed.values())
+        if is_short and plan.beside[0].key not in report.failed:  # else it was one that never fits
             self._scheduler.ran_out_of_room(num_beside)
         return plan
 
@@ -163,6 +167,8 @@ class Stepper:
         for sequence in new:
             sequence.started_s = started_s
         self._telemetry.started(new, started_s)
+        if new:
+            self._telemetry.queued(self._scheduler)
         try:
             with self._telemetry.step(plan):
                 tokens = self._runner.step(plan.work)

@@ -17,6 +17,7 @@ from adapters_store.adapter import Fingerprint, Version
 from adapters_store.blend import Blend, BlendKey
 from adapters_store.errors import AdapterStoreError, BudgetExceeded
 from adapters_store.kernels import RowTargets
+from server.core.errors import SwitchFailed
 from server.core.steps import Survey, SwitchReport, VerifyReport
 from server.execution.fused import FusedExecution
 from server.execution.staging import Staged
@@ -64,7 +65,7 @@ class MixedExecution:
     def activate(self, blend: Blend, beside: Collection[Blend] = ()) -> SwitchReport:
         """As the port says. A blend that is not staged yet is staged over the base, which is brought in for it."""
         wanted = {other.key: other for other in beside if other.key != blend.key}
-        if blend.key == self.active.key and wanted.keys() == self._beside.keys():
+        if self.broken is None and blend.key == self.active.key and wanted.keys() == self._beside.keys():
             return SwitchReport(kind="none")
         self._clear()
         started = perf_counter()
@@ -99,8 +100,8 @@ class MixedExecution:
             own = holds.enter_context(ExitStack())
             try:
                 claims.append(_Claim(key=blend.key, staged=self._hold(blend, own), holds=own))
-            except AdapterStoreError as error:
-                failed[blend.key] = error
+            except Exception as error:
+                failed[blend.key] = self._reason(blend.key, error)
         return claims
 
     def _take_targets(self, claims: list[_Claim], failed: dict[BlendKey, Exception]) -> dict[BlendKey, RowTargets]:
@@ -115,10 +116,18 @@ class MixedExecution:
                 last = claims.pop()
                 last.holds.close()
                 failed[last.key] = error
-            except AdapterStoreError as error:
-                failed[claim.key] = error
+            except Exception as error:
+                failed[claim.key] = self._reason(claim.key, error)
                 claims = others
         return targets
+
+    def _reason(self, key: BlendKey, error: Exception) -> Exception:
+        """Why this blend alone cannot run beside; raises where it is more than that."""
+        if self.broken:
+            raise error
+        if isinstance(error, AdapterStoreError | SwitchFailed):
+            return error
+        return SwitchFailed(f"blend {key} could not be made ready to run beside another: {error}")
 
     def _hold(self, blend: Blend, holds: ExitStack) -> Staged | None:
         """The staged blend; None for the base. What is not staged yet is staged over the base, which is in then."""

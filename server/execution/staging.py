@@ -129,12 +129,13 @@ class StagedBlends:
 
     def survey(self, blend: Blend) -> Survey:
         """Most entries that the blend can have, and whether rows of it can run beside others."""
-        with self._adapters(blend) as members:
-            tables = [adapter.index_set.table for adapter, _ in members]
-            return Survey(
-                num_entries=sum(adapter.index_set.num_entries for adapter, _ in members),
-                is_mixable=all(self._is_mixable(table) for table in tables),
-            )
+        num_entries, is_mixable = 0, True
+        for member in blend.members:
+            adapter = self._source.acquire(member.version)
+            num_entries += adapter.index_set.num_entries
+            is_mixable &= self._is_mixable(adapter.index_set.table)
+            self._source.release(adapter)
+        return Survey(num_entries=num_entries, is_mixable=is_mixable)
 
     def hold_targets(self, staged: Staged | None, dominant: Staged | None) -> Held:
         """What rows of ``staged`` (None: the base) run with beside ``dominant`` (None: the base) in the weights, kept

@@ -15,8 +15,10 @@ MAX_IN_FEATURES = torch.iinfo(torch.uint16).max + 1  # columns are 16-bit
 
 
 def linears_of_every_token(model: nn.Module, run: Callable[[], int]) -> list[nn.Linear]:
-    """The linear modules that one forward gives exactly the rows of its tokens, once; experts, which see some of them,
-    and the head, which sees the last, are not among them. ``run`` makes a forward and returns its tokens."""
+    """The linear modules that one forward gives exactly the rows of its tokens, once, and whose weight no other module
+    uses: not experts, which see some of the rows, nor the head, which sees the last or is the embedding as well.
+
+    ``run`` makes a forward and returns its tokens."""
     seen: dict[nn.Linear, list[int]] = {}
 
     def see(module: nn.Linear, args: tuple[Tensor], _: Tensor) -> None:
@@ -24,7 +26,13 @@ def linears_of_every_token(model: nn.Module, run: Callable[[], int]) -> list[nn.
 
     with _hooked(linears_in(model), see):
         num_tokens = run()
-    return [module for module, rows in seen.items() if rows == [num_tokens]]
+    others = {
+        parameter.data_ptr()
+        for module in model.modules()
+        if module not in seen
+        for parameter in module.parameters(recurse=False)
+    }
+    return [m for m, rows in seen.items() if rows == [num_tokens] and m.weight.data_ptr() not in others]
 
 
 def linears_in(module: nn.Module) -> list[nn.Linear]:
@@ -52,7 +60,7 @@ def corrected(linears: Collection[nn.Linear], groups: Sequence[RowGroup], kernel
 
     def correct(module: nn.Linear, args: tuple[Tensor], output: Tensor) -> None:
         y, x = output.view(-1, module.out_features), args[0].reshape(-1, module.in_features)
-        kernels.correct_(y, x, module.weight, plan)
+        kernels.correct_(y, x.contiguous(), module.weight, plan)
 
     with _hooked(linears, correct):
         yield

@@ -4,7 +4,7 @@
 #include <sched.h>
 #include <stdatomic.h>
 
-enum { SPINS = 20000 /* looks at the next call before a thread goes to sleep: some 50 microseconds */ };
+enum { SPINS = 20000 /* looks at the next call before a thread goes to sleep: some tenths of a millisecond */ };
 
 static struct {
     pthread_mutex_t caller; /* held by the one call under way */
@@ -63,7 +63,8 @@ static void forget_threads(void) {
 }
 
 static void start_threads(int wanted) {
-    if (pool.num_threads == 0) pthread_atfork(NULL, NULL, forget_threads);
+    static int knows_forks;
+    if (!knows_forks) knows_forks = pthread_atfork(NULL, NULL, forget_threads) == 0;
     while (pool.num_threads < wanted) {
         pthread_t thread;
         if (pthread_create(&thread, NULL, work, (void *)(intptr_t)(pool.num_threads + 1))) return;

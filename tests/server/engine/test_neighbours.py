@@ -5,7 +5,7 @@ from itertools import pairwise
 
 from adapters_store.blend import BlendKey
 from server.engine.cost import CostModel
-from server.engine.neighbours import NOBODYS_TURN, TURN_STEPS, Bounds, Turn, choose_beside
+from server.engine.neighbours import NOBODYS_TURN, STAY_STEPS, Bounds, Turn, choose_beside
 from server.engine.rows import Rows
 
 KEYS = [BlendKey(f"b{number}") for number in range(6)]
@@ -32,7 +32,7 @@ def test_all_run_where_there_is_room() -> None:
 
 
 def test_where_room_is_short_blends_stay_for_a_turn_and_then_the_others_have_theirs() -> None:
-    seen = [frozenset(beside) for beside in run(4 * TURN_STEPS, 2)]
+    seen = [frozenset(beside) for beside in run(4 * STAY_STEPS, 2)]
     changes = sum(before != after for before, after in pairwise(seen))
     assert changes <= 4
     assert all(len(beside) == 2 for beside in seen)
@@ -43,13 +43,13 @@ def test_one_more_is_tried_at_the_end_of_a_turn() -> None:
     rows = [Rows(key=key, num_entries=100, last_ran=0, num_decode=1) for key in KEYS]
     bounds = Bounds(max_slowdown=2.0, room=2)
     in_turn = Turn(keys=frozenset(KEYS[:2]), num_steps=3)
-    at_end = replace(in_turn, num_steps=TURN_STEPS)
+    at_end = replace(in_turn, num_steps=STAY_STEPS)
     assert len(choose_beside(rows, BASE, 0, None, in_turn, costs=CHEAP, bounds=bounds)[0]) == 2
     assert len(choose_beside(rows, BASE, 0, None, at_end, costs=CHEAP, bounds=bounds)[0]) == 3
 
 
 def test_one_that_has_waited_too_long_runs_in_every_step_whosever_turn_it_is() -> None:
-    assert all(beside[0] == KEYS[5] for beside in run(2 * TURN_STEPS, 2, first=KEYS[5]))
+    assert all(beside[0] == KEYS[5] for beside in run(2 * STAY_STEPS, 2, first=KEYS[5]))
 
 
 def test_a_place_that_becomes_free_is_taken_within_the_turn() -> None:
