@@ -2,8 +2,8 @@
 
 Written for one step over ragged rows: prompt chunks and single tokens of many sequences, one behind the other, each
 under its own blend. Nothing is copied or packed, so that an adapter exchanged into the weights is in the next step.
-Where the products and operations are native ones, the logits of a row are the same bit for bit alone, in any batch,
-and however its prompt was cut.
+Where the products and operations are native ones, the logits of a row are the same bit for bit alone and in any batch;
+those of a row that runs with what is in the weights also however its prompt was cut.
 """
 
 from __future__ import annotations
