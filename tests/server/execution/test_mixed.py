@@ -212,3 +212,28 @@ def test_differences_kept_for_one_blend_in_the_weights_are_not_used_over_another
         targets = mixed.targets(a.key)
         assert over.setdefault(active.key, targets) is targets
     assert len({id(targets) for targets in over.values()}) == 3
+
+
+def test_a_blend_that_cannot_be_staged_fails_alone() -> None:
+    """It failed everybody in the step."""
+    world = World()
+    mixed = MixedExecution(world.execution)
+    good, bad = world.blend(linear_adapter(1)), world.blend(linear_adapter(2))
+    mixed.activate(good)
+    world.kernels.fail_at = (1, 0)  # the second call: staging the second blend
+    mixed.restore()
+    report = mixed.activate(good, [bad, BASE])
+    assert isinstance(report.failed[bad.key], SwitchFailed)
+    assert mixed.active.key == good.key
+    assert mixed.targets(BASE.key) is not None
+
+
+def test_weights_that_cannot_be_vouched_for_are_never_active_as_they_were() -> None:
+    """The same blend again was answered without a look at them."""
+    world = World()
+    mixed = MixedExecution(world.execution)
+    blend = world.blend(linear_adapter(1))
+    mixed.activate(blend)
+    world.execution._broken = "a restore failed half way"
+    with pytest.raises(SwitchFailed):
+        mixed.activate(blend)
