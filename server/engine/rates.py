@@ -19,7 +19,7 @@ class Rates:
         self._since: float | None = None  # requests have been under way all the time since then
         self._steps_s: deque[float] = deque(maxlen=NUM_STEPS_KEPT)
         self._shortest_s = 0.0
-        self._num_ended_per_s = 0.0
+        self._num_ended_per_s = 0.0  # over the last half minute of work; 0 while nothing was measured
 
     def ran(self, step_s: float, now: float) -> None:
         self._steps_s.append(step_s)
@@ -36,11 +36,6 @@ class Rates:
         self._since = None
         self._ends.clear()
         self._steps_s.clear()
-
-    @property
-    def num_ended_per_s(self) -> float:
-        """Over the last half minute of work; 0 while nothing was measured."""
-        return self._num_ended_per_s
 
     def retry_after_s(self, num_waiting: int) -> int:
         """When those that wait now will have begun: whole seconds, 1 to 60. Any thread."""

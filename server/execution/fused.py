@@ -18,7 +18,6 @@ from adapters_store.kernels import Journal, Kernels, RowKernels, rollback
 from adapters_store.tiers.observer import TierObserver
 from server.core.errors import SwitchFailed
 from server.core.metrics import Metrics
-from server.core.requests import Mode
 from server.core.steps import SwitchKind, SwitchReport, VerifyReport
 from server.execution.audit import audit
 from server.execution.staging import AdapterSource, Staged, StagedBlends
@@ -27,8 +26,6 @@ from server.execution.weights import BaseWeights
 
 class FusedExecution:
     """Owns what is written into the weights. Engine thread only."""
-
-    mode: Mode = "fused"
 
     def __init__(
         self,
@@ -108,7 +105,6 @@ class FusedExecution:
     def describe(self) -> dict[str, Any]:
         members = [{"version": member.version, "scale": member.scale} for member in self.active.members]
         return {
-            "mode": self.mode,
             "kernels": self._kernels.name,
             "active": {"blend_key": self.active.key, "members": members, "fusion": self.active.fusion.method},
             "broken": self._broken,

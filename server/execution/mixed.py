@@ -91,7 +91,7 @@ class MixedExecution:
         return self._fused.verify()
 
     def describe(self) -> dict[str, Any]:
-        return {**self._fused.describe(), "beside": list(self._beside)}
+        return {"mode": "mixed" if self._beside else "fused", **self._fused.describe(), "beside": list(self._beside)}
 
     def _stage(self, blends: Iterable[Blend], holds: ExitStack, failed: dict[BlendKey, Exception]) -> list[_Claim]:
         """All blends held that can be and that there is room for, in order."""

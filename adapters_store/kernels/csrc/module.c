@@ -1,4 +1,5 @@
-/* Python's door: every argument is an integer (addresses included); the callers in native.py check them all. */
+/* Python's door: arguments are integers, addresses included, and packed tables; native.py and rows_native.py check
+ * them all. */
 #define PY_SSIZE_T_CLEAN
 #define Py_LIMITED_API 0x030B0000
 #include <Python.h>

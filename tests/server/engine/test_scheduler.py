@@ -3,20 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
-
-import pytest
 
 from adapters_store.blend import BASE
 from adapters_store.errors import AdapterUnavailable, BudgetExceeded
 from server.core.errors import (
     Aborted,
-    DeadlineExceeded,
-    DeadlineUnreachable,
-    Draining,
-    QueueFull,
-    RequestRejected,
-    ServerError,
     StepFailed,
 )
 from server.core.requests import LikelyToken, Mode, TokenLogprob
@@ -278,103 +269,6 @@ def test_of_one_clients_backlog_only_the_first_of_a_blend_has_waited() -> None:
     assert desk.num_tokens(light) == 10
 
 
-# Bytes.
-
-
-def test_a_blend_that_is_still_loading_stops_nobody() -> None:
-    desk = Desk(is_instant=False)
-    slow, quick = desk.ask(A), desk.ask()
-    desk.turns(3)
-    assert desk.num_tokens(quick) == 3
-    desk.residency.waiting.pop(A.key)(None)
-    desk.run_out()
-    assert desk.num_tokens(slow) == 8
-
-
-def test_no_more_is_loaded_at_a_time_than_the_loader_has_threads_and_the_least_served_first() -> None:
-    desk = Desk(is_instant=False)
-    blends = [make_blend(name) for name in "abcdef"]
-    for blend in blends:
-        desk.ask(blend, client="greedy")
-    modest = make_blend("modest")
-    desk.ask(modest, client="modest")
-    desk.ask(client="greedy")
-    desk.turn()
-    assert len(desk.residency.waiting) == 4
-    desk.residency.waiting.pop(next(iter(desk.residency.waiting)))(None)
-    desk.turns(2)
-    assert modest.key in desk.residency.waiting
-
-
-def test_a_host_with_room_for_few_adapters_answers_requests_for_many() -> None:
-    desk = Desk(costs=FREE_TO_MIX, max_queue=500)
-    desk.residency.room = 3
-    requests = [desk.ask(make_blend(f"v{number}"), max_new_tokens=3) for number in range(200)]
-    desk.run_out()
-    assert all(desk.num_tokens(request) == 3 for request in requests)
-    assert desk.residency.held == []
-
-
-def test_an_adapter_that_does_not_fit_even_alone_is_refused() -> None:
-    desk = Desk()
-    desk.residency.room = 0
-    request = desk.ask(A)
-    desk.turns(3)
-    assert isinstance(desk.clients[request].error, BudgetExceeded)
-    assert desk.residency.held == []
-
-
-def test_popular_adapters_give_way_to_one_that_has_waited_for_room_too_long() -> None:
-    desk = Desk(costs=FREE_TO_MIX, patience_steps=10, turn_steps=5, max_batch=4)
-    desk.residency.room = 2
-    for _ in range(40):
-        desk.ask(A, max_new_tokens=30)
-        desk.ask(B, max_new_tokens=30)
-    desk.turns(3)
-    rare = desk.ask(make_blend("rare"), max_new_tokens=30)
-    desk.turns(100)
-    assert desk.num_tokens(rare) == 30
-    desk.run_out()
-    assert desk.residency.held == []
-
-
-def test_popular_adapters_give_way_even_while_their_requests_wait_too_long_themselves() -> None:
-    desk = Desk(costs=FREE_TO_MIX, patience_steps=3, turn_steps=5, max_batch=2, max_queue=1000)
-    desk.residency.room = 1
-    popular = [desk.ask(A, max_new_tokens=30, client=f"client {number}") for number in range(100)]
-    desk.turns(20)
-    rare = desk.ask(B, max_new_tokens=30)
-    desk.turns(400)  # a turn of each that is owed already
-    assert desk.num_tokens(rare) > 0
-    assert sum(desk.num_tokens(request) < 30 for request in popular) > 50
-
-
-def test_a_load_that_was_asked_for_by_an_earlier_group_is_not_taken_for_this_one() -> None:
-    desk = Desk(is_instant=False)
-    gone = desk.ask(A)
-    desk.turn()
-    old = desk.residency.waiting[A.key]
-    desk.abort(gone)
-    desk.ask(A)
-    desk.turn()
-    old(None)
-    assert not desk.turn()
-    desk.residency.waiting[A.key](None)
-    assert not desk.turn() or desk.runner.steps
-
-
-def test_the_last_request_of_a_blend_lets_its_bytes_go() -> None:
-    desk = Desk()
-    first, second = desk.ask(A), desk.ask(A)
-    desk.turns(2)
-    desk.abort(first)
-    assert desk.residency.held == [A.key]
-    assert desk.scheduler.uses(A.versions[0])
-    desk.abort(second)
-    assert desk.residency.held == []
-    assert not desk.scheduler.uses(A.versions[0])
-
-
 # Ends.
 
 
@@ -438,97 +332,6 @@ def test_a_failed_step_fails_its_rows_and_no_others() -> None:
     desk.residency.waiting[A.key](None)
     desk.run_out()
     assert desk.num_tokens(waiting) == 8
-
-
-def test_a_full_queue_refuses_and_says_when_to_come_back() -> None:
-    desk = Desk(max_queue=2)
-    desk.ask(), desk.ask()
-    refusal = desk.clients[desk.ask()].error
-    assert isinstance(refusal, QueueFull)
-    assert refusal.retry_after_s == 1  # nothing is known yet
-    desk.turn()
-    assert not desk.clients[desk.ask()].events
-
-
-def test_when_to_come_back_follows_from_how_many_requests_end_in_a_second() -> None:
-    desk = Desk(max_queue=60, max_batch=1)
-    desk.step_s = 0.5
-    for _ in range(30):
-        desk.ask(max_new_tokens=1)
-    desk.turns(10)
-    for _ in range(40):
-        desk.ask(max_new_tokens=1)
-    refusal = desk.clients[desk.ask()].error
-    assert isinstance(refusal, QueueFull)
-    assert refusal.retry_after_s == pytest.approx(30, abs=3)  # 60 wait, two end in a second
-
-
-def refusal_of(desk: Desk, **wishes: Any) -> ServerError | None:
-    return desk.scheduler.refusal([make_request(**wishes)], desk.clock.now())
-
-
-def test_a_request_that_could_never_run_is_refused_at_once() -> None:
-    desk = Desk(max_kv_tokens=108)
-    assert refusal_of(desk, num_prompt_tokens=100) is None
-    refusal = refusal_of(desk, num_prompt_tokens=101)
-    assert isinstance(refusal, RequestRejected)
-    assert refusal.param is None
-    assert "101 prompt tokens and 8 new ones" in str(refusal)
-    assert "room for 108 tokens" in str(refusal)
-    assert "kv_budget_bytes" in str(refusal)
-
-
-def test_a_draining_server_takes_nothing_new() -> None:
-    desk = Desk()
-    desk.scheduler.is_draining = True
-    assert isinstance(refusal_of(desk), Draining)
-
-
-def test_a_deadline_that_the_clients_own_backlog_leaves_no_time_for_is_refused_at_once() -> None:
-    desk = Desk(max_batch=1)
-    desk.step_s = 1.0
-    for _ in range(40):
-        desk.ask(client="heavy", max_new_tokens=1)
-    desk.turns(20)
-    now = desk.clock.now()
-    refusal = refusal_of(desk, client="heavy", arrived_s=now, deadline_s=now + 5.0)
-    assert refusal_of(desk, client="heavy", arrived_s=now, deadline_s=now + 60.0) is None
-    assert refusal_of(desk, client="light", arrived_s=now, deadline_s=now + 5.0) is None
-    assert refusal_of(desk, client="heavy", arrived_s=now) is None
-    desk.ask(num_prompt_tokens=2560, deadline_s=now + 5.0)
-    assert desk.value("shira_deadline_refusals_total") == 1
-    assert isinstance(refusal, DeadlineUnreachable)
-    assert 1 <= refusal.retry_after_s <= 60
-    assert "5000 ms" in str(refusal)
-
-
-def test_a_request_that_waited_so_long_that_its_prompt_takes_too_long_is_refused() -> None:
-    desk = Desk(max_batch=1, patience_steps=1000)
-    desk.step_s = 1.0
-    desk.ask(max_new_tokens=60)
-    desk.turns(20)
-    late = desk.ask(num_prompt_tokens=2560, deadline_s=desk.clock.now() + 15.0)
-    desk.turns(4)
-    assert not desk.clients[late].events
-    desk.turns(4)
-    assert isinstance(desk.clients[late].error, DeadlineUnreachable)
-
-
-def test_a_deadline_that_passes_ends_a_request() -> None:
-    desk = Desk()
-    request = desk.ask(max_new_tokens=100, deadline_s=desk.clock.now() + 0.1)
-    desk.turns(20)
-    assert isinstance(desk.clients[request].error, DeadlineExceeded)
-    assert desk.runner.live == {}
-
-
-def test_deadlines_are_told_in_time() -> None:
-    desk = Desk()
-    never, soon = desk.ask(), desk.ask(deadline_s=500.0)
-    assert desk.scheduler.next_deadline() == 500.0
-    assert desk.scheduler.expired(499.9) == []
-    assert [sequence.id for sequence in desk.scheduler.expired(500.0)] == [soon]
-    assert desk.scheduler.get(never) is not None
 
 
 def test_steps_and_rows_are_counted_by_how_they_ran() -> None:

@@ -139,7 +139,9 @@ def test_nothing_stays_held_when_all_have_left() -> None:
     world = World()
     mixed = MixedExecution(world.execution)
     a, b, c = (world.blend(linear_adapter(seed)) for seed in (1, 2, 3))
+    assert mixed.describe()["mode"] == "fused"
     mixed.activate(a, [b, c, BASE])
+    assert mixed.describe()["mode"] == "mixed"
     mixed.activate(BASE, [b, c])
     mixed.restore()
     for blend in (a, b, c):
