@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from adapters_store.adapter import Adapter, IndexSet
-from adapters_store.blend import Fusion
+from adapters_store.blend import Fusion, check_fusion
 from adapters_store.errors import BlendRejected
 from adapters_store.kernels import Kernels, UnionMember
 from adapters_store.union import blocks_in, counted, keys, union_digest, union_table
@@ -57,7 +57,8 @@ def fuse(members: Members, fusion: Fusion, kernels: Kernels) -> SparseDelta:
     """Members in the blend's order, at least one, all on the device that ``kernels`` is for.
 
     Members that share one index set get that very object back. Any other union is named after the sets it is made of,
-    whatever the scales and the method, so that blends of the same adapters share it. Raises BlendRejected."""
+    whatever the scales and the method, so that blends of the same adapters share it. Raises BlendRejected.
+    A fusion over steps has nothing to fuse: only the parts of such a blend come here."""
     _check(members, fusion)
     terms = [_Term(adapter, adapter.values, _float32(scale, adapter)) for adapter, scale in members]
     match fusion.method:
@@ -73,6 +74,8 @@ def fuse(members: Members, fusion: Fusion, kernels: Kernels) -> SparseDelta:
         case "ties":
             union = _unite([_trimmed(term, fusion.density) for term in terms], kernels)
             delta = _mean_of_elected_sign(union)
+        case "switch" | "composite":
+            raise AssertionError(f"{fusion.method} composes over steps and makes no delta")
         case _:
             assert_never(fusion.method)
     return SparseDelta(index_set=union.index_set, delta=delta)
@@ -223,5 +226,4 @@ def _check(members: Members, fusion: Fusion) -> None:
         raise BlendRejected("nothing to fuse: the blend is empty")
     if any(adapter.base != members[0][0].base for adapter, _ in members):
         raise BlendRejected("the adapters of one blend must be made for one base")
-    if fusion.density is not None and not (fusion.method == "ties" and 0 < fusion.density <= 1):
-        raise BlendRejected(f"density is for ties and within (0, 1], got {fusion.density} for {fusion.method}")
+    check_fusion(fusion)

@@ -25,7 +25,7 @@ from adapters_store.adapter import (
     build_adapter,
     build_index_set,
 )
-from adapters_store.blend import Blend, BlendMember, Fusion, FusionMethod
+from adapters_store.blend import DELTA_METHODS, STEPWISE_METHODS, Blend, BlendMember, Fusion, FusionMethod
 from adapters_store.errors import BlendRejected, TrainingRefused
 from adapters_store.format import write_adapter
 from adapters_store.fusion import Members, fuse
@@ -89,6 +89,8 @@ def fuse_files(options: FuseOptions) -> FuseReport:
 
 def fused_adapter(members: Members, fusion: Fusion, *, values_dtype: DTypeName = "float32") -> Adapter:
     """The blend of these CPU adapters as one adapter. Raises BlendRejected."""
+    if fusion.method in STEPWISE_METHODS:
+        raise BlendRejected(f"one adapter is made by one of {', '.join(DELTA_METHODS)}, got {fusion.method}")
     adapters = {adapter.version: adapter for adapter, _ in members}
     blend = Blend(
         members=tuple(BlendMember(version=adapter.version, scale=scale) for adapter, scale in members), fusion=fusion

@@ -7,7 +7,7 @@ from typing import Annotated, Literal, Self
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
 
 from adapters_store.alias import NAME_PATTERN
-from adapters_store.blend import MAX_ABS_SCALE, MAX_ADAPTERS_PER_BLEND, FusionMethod
+from adapters_store.blend import MAX_ABS_SCALE, MAX_ADAPTERS_PER_BLEND, DeltaMethod
 from server.core.requests import RequestedMode
 
 MAX_PROMPT_CHARS = 2_000_000
@@ -70,7 +70,7 @@ FUSION_TEXT = (
 class FusionOptions(Strict):
     """How several adapters become one. ``density``: the share of its entries that ``ties`` keeps of each adapter."""
 
-    method: FusionMethod = Field(default="sum", description=FUSION_TEXT)
+    method: DeltaMethod = Field(default="sum", description=FUSION_TEXT)
     density: float | None = Field(
         default=None,
         gt=0,

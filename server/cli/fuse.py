@@ -10,7 +10,7 @@ import click
 
 if TYPE_CHECKING:
     from adapters_store.adapter import DTypeName
-    from adapters_store.blend import FusionMethod
+    from adapters_store.blend import DeltaMethod
 
 METHODS = ("sum", "mean", "ties", "ram")  # those of ``adapters_store.blend``, which loads torch
 
@@ -39,7 +39,7 @@ def fuse(
     *,
     adapters: tuple[Path, ...],
     output: Path,
-    method: FusionMethod,
+    method: DeltaMethod,
     scales: tuple[str, ...],
     density: float | None,
     values_dtype: DTypeName,

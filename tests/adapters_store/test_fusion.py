@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from adapters_store.adapter import Adapter, Fingerprint
-from adapters_store.blend import FUSION_METHODS, Fusion, FusionMethod
+from adapters_store.blend import DELTA_METHODS, STEPWISE_METHODS, DeltaMethod, Fusion, StepwiseMethod
 from adapters_store.errors import BlendRejected
 from adapters_store.format import unpack_positions
 from adapters_store.fusion import Overlap, SparseDelta, fuse, overlap
@@ -55,6 +55,8 @@ def fuse_position(here: list[tuple[Tensor, Tensor]], everywhere: list[Tensor], f
             elected = total(products).sign()
             agreeing = [product for product in products if product != 0 and product.sign() == elected]
             return total(agreeing) / len(agreeing) if agreeing else float32(0)
+        case "switch" | "composite":
+            raise AssertionError("makes no delta")
 
 
 def dense_values(adapter: Adapter, fusion: Fusion) -> dict[str, dict[int, Tensor]]:
@@ -110,7 +112,7 @@ _positions = st.dictionaries(
     min_size=1,
 ).map(lambda chosen: {name: {at % NUMEL[name] for at in chosen[name]} for name in chosen})
 _scales = st.sampled_from([1.0, 0.5, 0.7, -1.0, -0.25, 2.0, 0.1])
-_fusions = st.builds(Fusion, method=st.sampled_from(FUSION_METHODS)) | st.builds(
+_fusions = st.builds(Fusion, method=st.sampled_from(DELTA_METHODS)) | st.builds(
     Fusion, method=st.just("ties"), density=st.sampled_from([0.01, 0.3, 0.5, 1.0])
 )
 
@@ -164,8 +166,8 @@ def test_two_overlapping_adapters_by_hand(fusion: Fusion, expected: list[float])
     assert result.delta.tolist() == pytest.approx(expected)
 
 
-@pytest.mark.parametrize("method", FUSION_METHODS)
-def test_members_of_one_index_set_get_that_very_set_back(method: FusionMethod) -> None:
+@pytest.mark.parametrize("method", DELTA_METHODS)
+def test_members_of_one_index_set_get_that_very_set_back(method: DeltaMethod) -> None:
     fusion = Fusion(method=method)
     other = make_adapter({"a.weight": [1, 65_536], "c.weight": [5]}, [-3.0, 2.0, 8.0])
     assert fuse([(A, 1.0)], fusion, KERNELS[0]).index_set is A.index_set
@@ -173,7 +175,7 @@ def test_members_of_one_index_set_get_that_very_set_back(method: FusionMethod) -
 
 
 def test_one_adapter_at_scale_one_is_its_values_to_the_bit() -> None:
-    for method in FUSION_METHODS:
+    for method in DELTA_METHODS:
         delta = fuse([(A, 1.0)], Fusion(method=method), KERNELS[0]).delta
         assert same_bits(delta, A.values)
 
@@ -210,9 +212,15 @@ def test_a_blend_without_a_meaning_is_rejected(fusion: Fusion, scales: tuple[flo
         fuse([(A, scales[0]), (B, scales[1])], fusion, KERNELS[0])
 
 
+@pytest.mark.parametrize("method", STEPWISE_METHODS)
+def test_only_the_parts_of_a_stepwise_blend_are_ever_fused(method: StepwiseMethod) -> None:
+    with pytest.raises(AssertionError, match=f"{method} composes over steps"):
+        fuse([(A, 1.0), (B, 1.0)], Fusion(method=method), KERNELS[0])
+
+
 def test_scales_that_cancel_but_for_rounding_are_rejected_too() -> None:
     third = make_adapter({"a.weight": [1]}, [1.0])
-    methods: tuple[FusionMethod, ...] = ("mean", "ram")
+    methods: tuple[DeltaMethod, ...] = ("mean", "ram")
     for method in methods:
         with pytest.raises(BlendRejected, match="add up to 0"):
             fuse([(A, 0.1), (B, 0.2), (third, -0.3)], Fusion(method=method), KERNELS[0])

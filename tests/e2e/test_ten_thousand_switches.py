@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from adapters_store.adapter import Adapter, Version
-from adapters_store.blend import BASE, Blend, BlendMember, Fusion, FusionMethod
+from adapters_store.blend import BASE, Blend, BlendMember, DeltaMethod, Fusion
 from adapters_store.kernels import Kernels, get_kernels
 from server.core.errors import SwitchFailed
 from server.core.metrics import Metrics
@@ -21,7 +21,7 @@ from tests.e2e.real_adapters import default_base
 
 NUM_SWITCHES = 10_000
 FAILURE_RATE = 0.02
-METHODS: list[FusionMethod] = ["sum", "mean", "ram"]
+METHODS: list[DeltaMethod] = ["sum", "mean", "ram"]
 
 
 class HeldAdapters:
@@ -75,7 +75,7 @@ def random_blend(dice: random.Random, versions: list[Version]) -> Blend:
     chosen = dice.sample(versions, dice.choices([0, 1, 2, 3], [1, 8, 0.4, 0.1])[0])
     scales = [1.0] if len(chosen) == 1 else [0.5, 1.0, -0.7]
     members = tuple(BlendMember(version=version, scale=dice.choice(scales)) for version in chosen)
-    method: FusionMethod = dice.choice(METHODS) if len(members) == 3 else "sum"
+    method: DeltaMethod = dice.choice(METHODS) if len(members) == 3 else "sum"
     return Blend(members=members, fusion=Fusion(method=method))
 
 

@@ -6,13 +6,13 @@ from collections.abc import Mapping
 from statistics import fmean
 
 from adapters_store.adapter import Adapter
-from adapters_store.blend import Fusion, FusionMethod
+from adapters_store.blend import DeltaMethod, Fusion
 from adapters_store.tools.reproduction.cells import Fused
 from adapters_store.tools.reproduction.plan import FUSION_ALPHAS
 from adapters_store.tools.reproduction.workbench import Workbench
 
 TUNED = "sum-tuned"
-OTHER_FUSIONS: tuple[FusionMethod, ...] = ("mean", "ties", "ram")
+OTHER_FUSIONS: tuple[DeltaMethod, ...] = ("mean", "ties", "ram")
 FUSIONS = ("sum", TUNED, *OTHER_FUSIONS)
 
 
@@ -34,6 +34,6 @@ def fuse_all(bench: Workbench, adapters: Mapping[str, Adapter], validation: Mapp
     return fusions
 
 
-def _measure(bench: Workbench, adapters: Mapping[str, Adapter], alpha: float, method: FusionMethod) -> Fused:
+def _measure(bench: Workbench, adapters: Mapping[str, Adapter], alpha: float, method: DeltaMethod) -> Fused:
     members = [(adapter, alpha) for adapter in adapters.values()]
     return Fused(alpha=alpha, test=bench.losses(members, "test", fusion=Fusion(method=method)))

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from adapters_store.adapter import Adapter, Fingerprint
-from adapters_store.blend import FUSION_METHODS, Fusion
+from adapters_store.blend import DELTA_METHODS, Fusion
 from adapters_store.errors import AdapterRejected, AdapterStoreError, BlendRejected, TrainingRefused
 from adapters_store.format import read_adapter, write_adapter
 from adapters_store.tools.applied import applied
@@ -53,7 +53,7 @@ def words(members: list[tuple[Adapter, float]], fusion: Fusion) -> dict[str, Ten
 
 
 @pytest.mark.parametrize(
-    "fusion", [*(Fusion(method=method) for method in FUSION_METHODS), Fusion(method="ties", density=0.5)]
+    "fusion", [*(Fusion(method=method) for method in DELTA_METHODS), Fusion(method="ties", density=0.5)]
 )
 @pytest.mark.parametrize("names", [("a", "b"), ("b", "a"), ("a", "same"), ("a", "b", "same")])
 def test_the_fused_file_at_scale_one_gives_the_words_of_the_blend(
@@ -69,7 +69,7 @@ def test_the_fused_file_at_scale_one_gives_the_words_of_the_blend(
         assert same_bits(served[name], tensor)
 
 
-@pytest.mark.parametrize("method", FUSION_METHODS)
+@pytest.mark.parametrize("method", DELTA_METHODS)
 def test_adapters_of_one_index_set_are_fused_to_that_very_set(folder: Path, method: Any) -> None:
     fusion = Fusion(method=method, density=0.5 if method == "ties" else None)
     report = fuse_files(options(folder, "a", "same", fusion=fusion))
@@ -135,6 +135,7 @@ def test_values_can_be_stored_narrower(folder: Path) -> None:
         (("a", "b"), {"scales": (1.0, float("nan"))}, BlendRejected, "scale must be finite"),
         (("a", "b"), {"scales": (1.0, -1.0), "fusion": Fusion(method="mean")}, BlendRejected, "add up to 0"),
         (("a", "b"), {"fusion": Fusion(density=0.5)}, BlendRejected, "density is for ties"),
+        (("a", "b"), {"fusion": Fusion(method="switch")}, BlendRejected, "one of sum, mean, ties, ram, got switch"),
         (("a", "b"), {"values_dtype": "int8"}, TrainingRefused, "values_dtype: expected one of"),
         (("huge", "b"), {"values_dtype": "float16"}, BlendRejected, "1 of 4 fused values .* range of float16"),
         (("a", "b"), {"output": Path("nowhere/f")}, TrainingRefused, "output: expected a file in a directory"),

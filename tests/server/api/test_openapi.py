@@ -14,7 +14,7 @@ from schemathesis import GenerationMode
 from schemathesis.core.result import Ok
 from schemathesis.specs.openapi.checks import allow_header_conformance, positive_data_acceptance
 
-from adapters_store.blend import FUSION_METHODS as METHODS
+from adapters_store.blend import DELTA_METHODS as METHODS
 from server.api.app import build_api
 from server.core.config import load_config
 from tests.server.api.rig import make_services

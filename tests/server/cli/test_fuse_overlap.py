@@ -6,7 +6,7 @@ from pathlib import Path
 import click
 import pytest
 
-from adapters_store.blend import FUSION_METHODS
+from adapters_store.blend import DELTA_METHODS
 from adapters_store.format import read_adapter, write_adapter
 from server.cli.fuse import METHODS, parse_scales
 from server.cli.root import run
@@ -26,7 +26,7 @@ def files(folder: Path, *names: str) -> list[str]:
 
 
 def test_every_fusion_method_is_offered() -> None:
-    assert METHODS == FUSION_METHODS
+    assert METHODS == DELTA_METHODS
 
 
 def test_fuse_writes_one_file_and_tells_what_it_is(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
