@@ -11,6 +11,7 @@ from server.api.background import Background
 from server.api.traffic import AdapterTraffic
 from server.api.workers import Workers
 from server.core.metrics import Metrics
+from server.core.pictures import PictureInfo
 from server.core.requests import GenerationRequest
 from server.core.settings import ServerConfig
 from server.core.steps import VerifyReport
@@ -36,7 +37,7 @@ class Engine(Protocol):
     def generate(self, *requests: GenerationRequest) -> AsyncGenerator[tuple[int, Event], None]:
         """The events of requests that are taken together or not at all, each with its request's place among them.
 
-        Every request ends with a FinishEvent, or the first FailEvent ends them all. Raises QueueFull,
+        Every request ends with a FinishEvent or an ImageEvent, or the first FailEvent ends them all. Raises QueueFull,
         DeadlineUnreachable or Draining at its first step. Closing the iterator aborts what has not ended."""
         ...
 
@@ -106,28 +107,42 @@ class Codec(Protocol):
     def encode_chat(self, messages: Sequence[dict[str, str]]) -> tuple[int, ...]: ...
 
 
+class PromptCheck(Protocol):
+    """Tells how much of a prompt the text encoders of a picture base read: the first ``max_tokens``, which counts like
+    ``num_tokens`` (both with or both without special tokens). May be called from any thread."""
+
+    @property
+    def max_tokens(self) -> int: ...
+
+    def num_tokens(self, prompt: str) -> int: ...
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BaseInfo:
-    """The one base model of the process. ``description`` is what uploads are checked against."""
+    """The one base model of the process: it writes text, or draws ``pictures``. ``description`` is what uploads are
+    checked against. ``max_context_tokens``: prompt and answer of a text together; None for pictures."""
 
     name: str
     fingerprint: Fingerprint
     dtype: str
     device: str
-    max_context_tokens: int
+    max_context_tokens: int | None = None
     description: BaseDescription
+    pictures: PictureInfo | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Services:
-    """Everything the routes use. ``now`` is the engine's clock: seconds, monotonic."""
+    """Everything the routes use. ``now`` is the engine's clock: seconds, monotonic. ``codec`` is there for a base that
+    writes text, ``prompts`` for one that draws."""
 
     config: ServerConfig
     metrics: Metrics
     store: Store
     engine: Engine
-    codec: Codec
     base: BaseInfo
+    codec: Codec | None = None
+    prompts: PromptCheck | None = None
     now: Callable[[], float] = time.monotonic
     background: Background = field(default_factory=Background)
     workers: Workers = field(default_factory=Workers)
