@@ -12,7 +12,7 @@ from server.api.schemas import DEFAULT_NEW_TOKENS, SEEDS, AdapterRef, GenerateBo
 from server.api.services import Services
 from server.core.errors import RequestRejected
 from server.core.keys import ApiKey
-from server.core.requests import AppliedAdapter, GenerationRequest, RequestId, Sampling
+from server.core.requests import AppliedAdapter, GenerationRequest, RequestId, Sampling, TextRequest
 
 CHARS_PER_TOKEN = 32  # more than text has on average; what is longer is refused before it costs a tokenizer's second
 
@@ -34,7 +34,7 @@ async def admit(
     )
     prompt_tokens = await services.workers.tokenising(_encode, services, body)
     parameters = body.parameters
-    first = GenerationRequest(
+    first = TextRequest(
         id=RequestId(f"gen-{uuid.uuid4().hex}"),
         tenant=key.tenant,
         client=key.client,

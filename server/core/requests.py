@@ -57,36 +57,106 @@ class AppliedAdapter:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GenerationRequest:
-    """A text request after validation: names are resolved, the prompt is tokens. Never changes again.
+    """A request after validation, names resolved: a ``TextRequest`` or an ``ImageRequest``. Never changes again.
 
     ``deadline_s`` is on the engine clock (``Clock.now``), None for no deadline. ``arrived_s`` likewise.
-    """
+
+    The scheduler counts in tokens: those of a text, or the denoising steps of an image. ``max_new_tokens`` is how many
+    of them there will be at most; ``token_cost`` what one of them weighs in fair shares, against a token of text or a
+    step of an image of the base's own size."""
 
     id: RequestId
     tenant: str
     client: str  # who is served fairly against others: one per API key
     weight: float  # this client's share against others
-    prompt_tokens: tuple[int, ...]
     blend: Blend
     adapters: tuple[AppliedAdapter, ...]
-    sampling: Sampling
-    max_new_tokens: int
-    stop: tuple[str, ...]
-    ignore_eos: bool
     mode: RequestedMode
     arrived_s: float
     deadline_s: float | None
+    max_new_tokens: int
+    token_cost: float = 1.0
 
     @property
     def deadline_ms(self) -> int:
         """From arrival, as it was asked for; 0 for none."""
         return 0 if self.deadline_s is None else round((self.deadline_s - self.arrived_s) * 1e3)
 
+    @property
+    def num_prompt_tokens(self) -> int:
+        raise NotImplementedError
+
+    @property
+    def can_end_early(self) -> bool:
+        """With fewer than ``max_new_tokens``."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TextRequest(GenerationRequest):
+    """The prompt is tokens."""
+
+    prompt_tokens: tuple[int, ...]
+    sampling: Sampling
+    stop: tuple[str, ...]
+    ignore_eos: bool
+
+    @property
+    def num_prompt_tokens(self) -> int:
+        return len(self.prompt_tokens)
+
+    @property
+    def can_end_early(self) -> bool:
+        return bool(self.stop) or not self.ignore_eos
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImageRequest(GenerationRequest):
+    """One image in ``max_new_tokens`` denoising steps. ``height`` and ``width`` in pixels; ``guidance_scale`` and
+    ``scheduler`` None: the pipeline's own; ``seed`` None draws a fresh one; ``preview_every``: denoising steps from
+    preview to preview, 0 for none. A step that runs several adapters weighs as much as several."""
+
+    prompt: str
+    negative_prompt: str | None
+    height: int
+    width: int
+    guidance_scale: float | None
+    scheduler: str | None
+    seed: int | None
+    preview_every: int
+
+    @property
+    def num_prompt_tokens(self) -> int:
+        """Reading the prompt is part of the first step."""
+        return 1
+
+    @property
+    def can_end_early(self) -> bool:
+        return False
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Usage:
+    """Of a text."""
+
     prompt_tokens: int
     completion_tokens: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImageUsage:
+    """Of an image: the denoising steps that ran."""
+
+    num_steps: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Picture:
+    """Pixels, row by row from the top, three bytes each: red, green, blue."""
+
+    width: int
+    height: int
+    rgb: bytes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
-from server.core.requests import Mode, RequestId, Sampling, TokenLogprob
+from server.core.requests import ImageRequest, Mode, Picture, RequestId, Sampling, TokenLogprob
 
 if TYPE_CHECKING:
     from adapters_store.blend import Blend, BlendKey
@@ -57,6 +57,31 @@ class StepToken:
     is_eos: bool
     text: str
     logprob: TokenLogprob | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepImage:
+    """One denoising step of an image. ``num_done`` of ``num_steps`` have run; schedulers of higher order take more
+    than were asked for. ``picture`` is there after the last one. ``switch_s``: spent on switches within the step."""
+
+    id: RequestId
+    num_done: int
+    num_steps: int
+    switch_s: float = 0.0
+    preview: Picture | None = None
+    picture: Picture | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepError:
+    """A sequence could not go on; others of the step did."""
+
+    id: RequestId
+    error: Exception
+
+
+New = NewSequence | ImageRequest  # what a runner takes in
+StepResult = StepToken | StepImage | StepError
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

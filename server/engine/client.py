@@ -13,7 +13,20 @@ from server.core.requests import GenerationRequest
 from server.core.steps import VerifyReport
 from server.engine.delivery import Delivery
 from server.engine.loop import EngineThread
-from server.engine.messages import Abort, Command, Drain, Event, FailEvent, Forget, Inspect, Submit, TextEvent, Verify
+from server.engine.mailbox import Mailbox
+from server.engine.messages import (
+    Abort,
+    Command,
+    Drain,
+    Event,
+    FailEvent,
+    Forget,
+    Inspect,
+    ProgressEvent,
+    Submit,
+    TextEvent,
+    Verify,
+)
 from server.engine.ports import Clock
 
 if TYPE_CHECKING:
@@ -44,23 +57,19 @@ class EngineClient:
     async def generate(self, *requests: GenerationRequest) -> AsyncGenerator[tuple[int, Event], None]:
         """The events of requests that are taken together or not at all, each with its request's place among them.
 
-        Every request ends with a FinishEvent, or the first FailEvent ends them all. Closing the iterator early aborts
-        what has not ended. All have the same deadline. Raises QueueFull, Draining, DeadlineUnreachable or EngineDied
+        Every request ends with a FinishEvent or an ImageEvent, or the first FailEvent ends them all. Closing the
+        iterator early aborts what has not ended. All have the same deadline. Raises QueueFull, Draining, DeadlineUnreachable or EngineDied
         instead of a first event."""
-        events: asyncio.Queue[tuple[int, Event]] = asyncio.Queue()  # holds at most one event per new token
-
-        def deliver(place: int, event: Event) -> None:
-            events.put_nowait((place, event))
-
+        events = Mailbox()
         send = self._own_delivery().send
-        sinks = tuple(partial(send, partial(deliver, place)) for place in range(len(requests)))
+        sinks = tuple(partial(send, partial(events.put, place)) for place in range(len(requests)))
         self._submit(Submit(requests=requests, sinks=sinks))
         unended = set(range(len(requests)))
         is_first = True
         try:
             while unended:
                 place, event = await self._next(events, requests[0])
-                if not isinstance(event, TextEvent):
+                if not isinstance(event, TextEvent | ProgressEvent):
                     unended.discard(place)
                 if isinstance(event, FailEvent) and isinstance(event.error, REFUSALS) and is_first:
                     raise event.error
@@ -72,7 +81,7 @@ class EngineClient:
             for place in unended:
                 self._engine.post(Abort(request_id=requests[place].id))
 
-    async def _next(self, events: asyncio.Queue[tuple[int, Event]], first: GenerationRequest) -> tuple[int, Event]:
+    async def _next(self, events: Mailbox, first: GenerationRequest) -> tuple[int, Event]:
         """The next event, or the end at the deadline: inside a long step the engine cannot tell it in time."""
         if first.deadline_s is None:
             return await events.get()

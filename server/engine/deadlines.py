@@ -16,8 +16,8 @@ def needed_s_if_late(
     end it earlier)."""
     if request.deadline_s is None or now >= request.deadline_s:
         return None
-    num_steps = -(-len(request.prompt_tokens) // step_tokens)
-    if request.ignore_eos and not request.stop:
+    num_steps = -(-request.num_prompt_tokens // step_tokens)
+    if not request.can_end_early:
         num_steps += request.max_new_tokens - 1
     needed_s = rates.least_s(num_before, num_steps)
     return needed_s if now + needed_s > request.deadline_s else None

@@ -79,7 +79,8 @@ class Ledger:
 
     def charge(self, sequence: Sequence, *, prompt_tokens: int = 0, new_tokens: int = 0) -> None:
         request = sequence.request
-        service = (PROMPT_TOKEN * prompt_tokens + NEW_TOKEN * new_tokens) / request.weight
+        tokens = PROMPT_TOKEN * prompt_tokens + NEW_TOKEN * new_tokens
+        service = request.token_cost * tokens / request.weight
         self._clients.charge(request.client, service)
         self._blends[request.client].charge(request.blend.key, service)
 

@@ -10,7 +10,16 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from server.core.requests import FinishReason, GenerationRequest, Receipt, RequestId, TokenLogprob, Usage
+from server.core.requests import (
+    FinishReason,
+    GenerationRequest,
+    ImageUsage,
+    Picture,
+    Receipt,
+    RequestId,
+    TokenLogprob,
+    Usage,
+)
 from server.core.steps import VerifyReport
 
 if TYPE_CHECKING:
@@ -31,12 +40,31 @@ class TextEvent:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FinishEvent:
-    """``logprobs``: of the tokens drawn since the last event, when they were asked for."""
+    """The end of a text. ``logprobs``: of the tokens drawn since the last event, when they were asked for."""
 
     finish_reason: FinishReason
     usage: Usage
     receipt: Receipt
     logprobs: tuple[TokenLogprob, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProgressEvent:
+    """So many of an image's denoising steps have run. Whoever reads slowly may find only the last one of several."""
+
+    num_done: int
+    num_steps: int
+    preview: Picture | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImageEvent:
+    """The end of an image: the image."""
+
+    picture: Picture
+    finish_reason: FinishReason
+    usage: ImageUsage
+    receipt: Receipt
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,7 +74,7 @@ class FailEvent:
     error: Exception
 
 
-Event = TextEvent | FinishEvent | FailEvent
+Event = TextEvent | FinishEvent | ProgressEvent | ImageEvent | FailEvent
 EventSink = Callable[[Event], None]  # called on the engine thread; must not block or raise
 
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 from server.core.requests import RequestId
-from server.core.steps import NewSequence, Reused, StepToken, Survey, SwitchReport, VerifyReport, Work
+from server.core.steps import New, Reused, StepResult, Survey, SwitchReport, VerifyReport, Work
 
 if TYPE_CHECKING:
     from adapters_store.adapter import Fingerprint, Version
@@ -84,7 +84,7 @@ class Residency(Protocol):
 
 class Runner(Protocol):
     """Executes steps of the model over whatever is in the weights and beside it. Owns the KV memory of its
-    sequences."""
+    sequences, or the latents of its images: a step of an image counts as a token (``core.requests``)."""
 
     @property
     def max_sequence_tokens(self) -> int:
@@ -95,13 +95,14 @@ class Runner(Protocol):
         """True if the KV memory can hold sequences of these lengths (tokens), and nothing else, at once."""
         ...
 
-    def begin(self, new: NewSequence) -> Reused:
+    def begin(self, new: New) -> Reused:
         """Takes a sequence in, or takes it up again after ``pause``; says how much of it has KV already."""
         ...
 
-    def step(self, work: Sequence[Work]) -> list[StepToken]:
+    def step(self, work: Sequence[Work]) -> Sequence[StepResult]:
         """One forward over all of it; each row under its own blend, which is in the weights or beside. One token for
-        each sequence that has KV for all its tokens afterwards, in any order."""
+        each sequence that has KV for all its tokens afterwards, or one denoising step of each image, in any order; or
+        what keeps a sequence from going on."""
         ...
 
     def pause(self, ids: Collection[RequestId]) -> None:
@@ -109,7 +110,7 @@ class Runner(Protocol):
         ...
 
     def finish_text(self, sequence_id: RequestId) -> str:
-        """Text still held back by the incremental decoder at the end of a sequence."""
+        """Text still held back by the incremental decoder at the end of a sequence; empty for an image."""
         ...
 
     def drop(self, ids: Collection[RequestId]) -> None:

@@ -221,7 +221,7 @@ class Scheduler:
         return min((sequence.deadline_s for sequence in self._by_id.values()), default=math.inf)
 
     def _too_long(self, request: GenerationRequest) -> RequestRejected | None:
-        num_prompt_tokens, max_length = len(request.prompt_tokens), self._memory.max_sequence_tokens
+        num_prompt_tokens, max_length = request.num_prompt_tokens, self._memory.max_sequence_tokens
         if num_prompt_tokens + request.max_new_tokens <= max_length:
             return None
         return RequestRejected(

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Protocol
 
 from server.core.requests import RequestId
-from server.core.steps import NewSequence, Reused
+from server.core.steps import New, Reused
 from server.engine.fairness import Ledger
 from server.engine.group import Group
 from server.engine.limits import Limits
@@ -28,7 +28,7 @@ class KvMemory(Protocol):
 
     def fits(self, lengths: AnySequence[int]) -> bool: ...
 
-    def begin(self, new: NewSequence) -> Reused: ...
+    def begin(self, new: New) -> Reused: ...
 
     def pause(self, ids: Collection[RequestId]) -> None: ...
 
@@ -154,7 +154,7 @@ class Seats:
             sequence.since = step
         if not sequence.is_charged:  # at once, so that those who start in one step are weighed against one another
             sequence.is_charged = True
-            self._ledger.charge(sequence, prompt_tokens=len(sequence.request.prompt_tokens) - reused.num_tokens)
+            self._ledger.charge(sequence, prompt_tokens=sequence.request.num_prompt_tokens - reused.num_tokens)
         self.running.append(sequence)
         self._group(sequence).waiting.remove(sequence)
         self._group(sequence).running.append(sequence)

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Collection
+from collections.abc import Sequence as AnySequence
 from typing import TYPE_CHECKING
 
 from adapters_store.errors import AdapterStoreError, BudgetExceeded
 from server.core.errors import Aborted, EngineDied, ServerError, StepFailed, SwitchFailed
 from server.core.requests import FinishReason, RequestId
-from server.core.steps import StepToken
+from server.core.steps import StepError, StepResult
 from server.engine.group import Group
 from server.engine.messages import Abort, FailEvent, Submit
 from server.engine.plan import Plan
 from server.engine.ports import Clock, Execution, Residency, Runner
 from server.engine.scheduler import Scheduler
 from server.engine.sequence import Sequence
+from server.engine.sequences import sequence_of
 from server.engine.telemetry import Telemetry
 
 TakeAborts = Callable[[Callable[[RequestId], bool]], list[Abort]]
@@ -60,7 +62,7 @@ class Stepper:
                 sink(FailEvent(error=refusal))
             return
         for request, sink in zip(command.requests, command.sinks, strict=True):
-            self._scheduler.add(Sequence(request=request, sink=sink))
+            self._scheduler.add(sequence_of(request, sink))
         self._telemetry.queued(self._scheduler)
 
     def loaded(self, group: Group, error: Exception | None) -> None:
@@ -171,23 +173,28 @@ class Stepper:
             self._telemetry.queued(self._scheduler)
         try:
             with self._telemetry.step(plan):
-                tokens = self._runner.step(plan.work)
+                results = self._runner.step(plan.work)
         except Exception as error:
             log.exception("a step failed")
             self.fail(plan.sequences, StepFailed(f"the model failed while it ran this request: {error}"))
             self._restore()
             return
         now = self._clock.now()
-        self._scheduler.ran(plan, {token.id for token in tokens}, now - started_s, now)
-        self._advance(self._without_aborted(plan), tokens, now)
+        self._scheduler.ran(plan, {result.id for result in results}, now - started_s, now)
+        self._advance(self._without_aborted(plan), results, now)
 
-    def _advance(self, plan: Plan, tokens: list[StepToken], now: float) -> None:
+    def _advance(self, plan: Plan, results: AnySequence[StepResult], now: float) -> None:
         running = {sequence.id: sequence for sequence in plan.sequences}
         done = []
-        for token in tokens:
-            sequence = running.get(token.id)
-            reason = sequence.advance(token, now) if sequence else None
-            if sequence is not None and reason is not None:
+        for result in results:
+            sequence = running.get(result.id)
+            if sequence is None:
+                continue
+            if isinstance(result, StepError):
+                self.fail([sequence], StepFailed(f"the model failed while it ran this request: {result.error}"))
+                continue
+            reason = sequence.advance(result, now)
+            if reason is not None:
                 self._finish(sequence, reason, now)
                 done.append(sequence)
         self._remove(done)

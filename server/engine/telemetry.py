@@ -7,10 +7,12 @@ from contextlib import contextmanager
 
 from server.core.errors import DeadlineUnreachable, ServerError
 from server.core.metrics import Metrics
+from server.engine.image_sequence import ImageSequence
 from server.engine.plan import Plan
 from server.engine.scheduler import Scheduler
 from server.engine.seats import Seats
 from server.engine.sequence import Sequence
+from server.engine.text_sequence import TextSequence
 
 
 class Telemetry:
@@ -48,9 +50,13 @@ class Telemetry:
     def started(self, sequences: Iterable[Sequence], now: float) -> None:
         for sequence in sequences:
             self._metrics.queue_seconds.observe(sequence.queue_s(now))
-            self._metrics.tokens.labels("prompt").inc(len(sequence.request.prompt_tokens))
+            if isinstance(sequence, TextSequence):
+                self._metrics.tokens.labels("prompt").inc(sequence.request.num_prompt_tokens)
 
     def finished(self, sequence: Sequence, now: float) -> None:
+        if isinstance(sequence, ImageSequence):
+            self._metrics.images.inc()
+            return
         first = now if sequence.first_token_s is None else sequence.first_token_s
         self._metrics.time_to_first_token_seconds.observe(first - sequence.request.arrived_s)
         if sequence.num_tokens > 1:

@@ -12,7 +12,7 @@ from torch import Tensor
 from adapters_store.blend import BlendKey
 from adapters_store.kernels import RowTargets
 from server.core.requests import LikelyToken, RequestId, TokenLogprob
-from server.core.steps import NewSequence, Reused, StepToken, Work
+from server.core.steps import New, NewSequence, Reused, StepToken, Work
 from server.runners.backend import Backend, Beginning, Span
 from server.runners.sampling import Sampler, likeliest
 from server.runners.text import IncrementalDecoder, TextCodec
@@ -55,7 +55,8 @@ class LlmRunner:
     def fits(self, lengths: Sequence[int]) -> bool:
         return self._backend.fits(lengths)
 
-    def begin(self, new: NewSequence) -> Reused:
+    def begin(self, new: New) -> Reused:
+        assert isinstance(new, NewSequence)  # noqa: S101  (an image base has another runner)
         live = self._live.get(new.id)
         if live is None:
             live = self._live[new.id] = _Live(

@@ -8,7 +8,7 @@ from typing import Any
 from adapters_store.blend import BASE, Blend, BlendKey
 from server.core.errors import Aborted, DeadlineExceeded
 from server.core.metrics import Metrics
-from server.core.requests import GenerationRequest, RequestId
+from server.core.requests import RequestId, TextRequest
 from server.engine.cost import CostModel
 from server.engine.limits import Limits
 from server.engine.messages import Abort
@@ -54,7 +54,7 @@ class Desk:
             telemetry=Telemetry(self.metrics),
             take_aborts=self._take_aborts,
         )
-        self.asked: dict[RequestId, GenerationRequest] = {}
+        self.asked: dict[RequestId, TextRequest] = {}
         self.clients: dict[RequestId, Client] = {}
         self.step_s = 0.01
         self.late_aborts: list[RequestId] = []  # arrive while the next step runs

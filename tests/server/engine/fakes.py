@@ -11,8 +11,8 @@ from typing import Any
 from adapters_store.adapter import Fingerprint, Version
 from adapters_store.blend import BASE, Blend, BlendKey, BlendMember
 from adapters_store.errors import BudgetExceeded
-from server.core.requests import AppliedAdapter, GenerationRequest, RequestedMode, RequestId, Sampling
-from server.core.steps import NewSequence, Reused, StepToken, Survey, SwitchReport, VerifyReport, Work
+from server.core.requests import AppliedAdapter, GenerationRequest, RequestedMode, RequestId, Sampling, TextRequest
+from server.core.steps import New, NewSequence, Reused, StepToken, Survey, SwitchReport, VerifyReport, Work
 from server.engine.messages import Event, FailEvent, FinishEvent, Submit, TextEvent
 
 FINGERPRINT = Fingerprint("sha256:" + "0" * 64)
@@ -118,7 +118,8 @@ class FakeRunner:
     def fits(self, lengths: Sequence[int]) -> bool:
         return sum(lengths) <= self.max_kv_tokens
 
-    def begin(self, new: NewSequence) -> Reused:
+    def begin(self, new: New) -> Reused:
+        assert isinstance(new, NewSequence)
         self.seen.add(new.id)
         self.sampled.setdefault(new.id, 0)
         if new.id in self.unbeginnable:
@@ -252,8 +253,8 @@ def make_request(
     client: str = "anonymous",
     weight: float = 1.0,
     mode: RequestedMode = "auto",
-) -> GenerationRequest:
-    return GenerationRequest(
+) -> TextRequest:
+    return TextRequest(
         id=RequestId(f"r{next(_numbers)}"),
         tenant="default",
         client=client,

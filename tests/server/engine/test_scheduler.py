@@ -16,7 +16,7 @@ from server.engine.batch import share_out
 from server.engine.cost import CostModel
 from server.engine.inbox import Inbox
 from server.engine.messages import Abort, TextEvent
-from server.engine.sequence import Sequence
+from server.engine.text_sequence import TextSequence
 from tests.server.engine.desk import Desk
 from tests.server.engine.fakes import FINGERPRINT, Client, make_blend, make_request, submit
 
@@ -76,8 +76,8 @@ def test_prompts_are_taken_in_the_order_in_which_they_started() -> None:
 
 
 def test_the_prompt_of_who_has_waited_too_long_comes_first() -> None:
-    prompts = [Sequence(request=make_request(num_prompt_tokens=90), sink=Client()) for _ in range(2)]
-    row = Sequence(request=make_request(num_prompt_tokens=1), sink=Client())
+    prompts = [TextSequence(request=make_request(num_prompt_tokens=90), sink=Client()) for _ in range(2)]
+    row = TextSequence(request=make_request(num_prompt_tokens=1), sink=Client())
     early, late = prompts
     assert share_out([early, late, row], None, 100) == [(row, 1), (early, 90), (late, 9)]
     assert share_out([early, late, row], late, 100) == [(row, 1), (late, 90), (early, 9)]
@@ -308,7 +308,7 @@ def test_an_abort_overtakes_no_request_that_the_engine_has_not_taken_yet() -> No
 
 def test_the_logprobs_of_every_token_are_told_once_and_with_its_text_at_the_earliest() -> None:
     client = Client()
-    sequence = Sequence(request=make_request(stop=("bx",), max_new_tokens=9), sink=client)
+    sequence = TextSequence(request=make_request(stop=("bx",), max_new_tokens=9), sink=client)
     told = [TokenLogprob(drawn=LikelyToken(token=n, text=t, logprob=-1.0), top=()) for n, t in enumerate("abc")]
     for logprob in told:
         text = logprob.drawn.text
