@@ -11,7 +11,8 @@ from safetensors import safe_open
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from adapters_store.base import BaseDescription, find_shards
+from adapters_store.base import BaseDescription
+from adapters_store.base_files import weight_files
 from adapters_store.errors import TrainingRefused
 
 
@@ -55,10 +56,11 @@ def target_weights(base: BaseDescription, targets: tuple[str, ...]) -> list[str]
 def stored_weights(model_dir: Path, names: Iterable[str]) -> Iterator[tuple[str, Tensor]]:
     """The named weights in their stored dtype, one at a time: masks rank what is stored, not what is loaded."""
     wanted = set(names)
-    for shard in find_shards(model_dir):
-        with safe_open(shard, framework="pt") as file:
-            for name in sorted(wanted.intersection(file.keys())):
-                yield name, file.get_tensor(name)
+    for weight_file in weight_files(model_dir):
+        with safe_open(weight_file.path, framework="pt") as file:
+            for stored in sorted(file.keys()):
+                if weight_file.prefix + stored in wanted:
+                    yield weight_file.prefix + stored, file.get_tensor(stored)
 
 
 def _means(target: str, weight_name: str) -> bool:

@@ -10,7 +10,8 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from adapters_store.base import SHARD_INDEX, BaseDescription, describe_checkpoint
+from adapters_store.base import BaseDescription, describe_checkpoint
+from adapters_store.base_files import SHARD_INDEX
 from adapters_store.errors import BaseUnreadable
 
 
@@ -88,7 +89,7 @@ def test_a_remembered_description_is_used_while_the_files_stay(tmp_path: Path) -
     assert describe_checkpoint(folder, cache_file=cache) == described
 
 
-@pytest.mark.parametrize("text", ["", "{}", "[]", '{"version": 1, "shards": []}', "\x00"])
+@pytest.mark.parametrize("text", ["", "{}", "[]", '{"version": 1, "files": []}', "\x00"])
 def test_a_spoilt_cache_is_made_anew(tmp_path: Path, text: str) -> None:
     folder, cache = save(tmp_path / "model", {"model.safetensors": weights()}), tmp_path / "base.json"
     cache.write_text(text)
