@@ -8,7 +8,7 @@ from threading import Event
 import pytest
 
 from adapters_store.adapter import Adapter, Version
-from adapters_store.blend import Blend, BlendMember
+from adapters_store.blend import STEPWISE_METHODS, Blend, BlendMember, Fusion, StepwiseMethod
 from adapters_store.errors import AdapterUnavailable
 from server.execution.residency import StoreResidency
 from tests.server.execution.world import Shelf, make_adapter
@@ -83,3 +83,16 @@ def test_an_error_nobody_expected_becomes_unavailable(pool: ThreadPoolExecutor) 
     error = answers.get(timeout=10)
     assert isinstance(error, AdapterUnavailable)
     assert "disk is gone" in str(error)
+
+
+@pytest.mark.parametrize("method", STEPWISE_METHODS)
+def test_every_member_of_a_blend_that_takes_turns_is_brought(pool: ThreadPoolExecutor, method: StepwiseMethod) -> None:
+    shelf, answers = Shelf(), Queue[Exception | None]()
+    residency = StoreResidency(shelf, pool)
+    blend = Blend(members=make_blend(shelf, 2, 1, 3).members, fusion=Fusion(method=method))
+    residency.request(blend, answers.put)
+    assert answers.get(timeout=10) is None
+    assert shelf.held == dict.fromkeys(shelf.adapters, 1)
+    residency.release(blend)
+    pool.shutdown(wait=True)
+    assert set(shelf.held.values()) == {0}

@@ -45,6 +45,7 @@ SHAPES: dict[str, tuple[tuple[int, ...], torch.dtype]] = {
     "b.weight": ((17, 3), torch.float32),
     "c.weight": ((5, 7, 3), torch.float16),
     "d.bias": ((11,), torch.bfloat16),
+    "e.weight": ((6, 4, 3, 3), torch.float16),
 }
 
 
