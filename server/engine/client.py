@@ -58,8 +58,8 @@ class EngineClient:
         """The events of requests that are taken together or not at all, each with its request's place among them.
 
         Every request ends with a FinishEvent or an ImageEvent, or the first FailEvent ends them all. Closing the
-        iterator early aborts what has not ended. All have the same deadline. Raises QueueFull, Draining, DeadlineUnreachable or EngineDied
-        instead of a first event."""
+        iterator early aborts what has not ended. All have the same deadline. Raises QueueFull, Draining,
+        DeadlineUnreachable or EngineDied instead of a first event."""
         events = Mailbox()
         send = self._own_delivery().send
         sinks = tuple(partial(send, partial(events.put, place)) for place in range(len(requests)))

@@ -1,0 +1,179 @@
+"""An image that stops at every call of the denoiser is the image that diffusers makes in one go."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from functools import cache, partial
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from adapters_store.blend import BASE
+from server.core.requests import ImageRequest, Picture, RequestId
+from server.runners.denoiser_calls import predict
+from server.runners.drawing import Drawing
+from server.runners.previews import can_preview, preview
+from tests.server.runners.tiny_pipelines import FAMILIES, Family, tiny_pipeline
+
+SIZE, NUM_STEPS = 32, 3
+ONE_IMAGE = 2  # rows: one image under guidance
+MANY = 64
+
+
+def test_an_image_is_bit_for_bit_what_diffusers_draws_in_one_go(family: Family) -> None:
+    [picture] = draw(family, [request(seed=1)])
+
+    assert pixels(picture).tobytes() == of_diffusers(family, seed=1).tobytes()
+
+
+def test_an_image_does_not_notice_others_that_run_between_its_steps(family: Family) -> None:
+    many = draw(family, [request(seed=seed) for seed in (1, 2, 3)], max_rows=ONE_IMAGE)
+
+    assert [picture.rgb for picture in many] == [draw(family, [request(seed=seed)])[0].rgb for seed in (1, 2, 3)]
+
+
+def test_images_that_share_a_forward_differ_by_rounding_alone(family: Family) -> None:
+    many = draw(family, [request(seed=seed) for seed in (1, 2, 3)], max_rows=MANY)
+
+    for seed, picture in zip((1, 2, 3), many, strict=True):
+        assert np.abs(pixels(picture).astype(int) - of_diffusers(family, seed=seed)).max() <= 1
+
+
+def test_images_at_different_steps_share_a_forward(family: Family) -> None:
+    pipeline = the_pipeline(family)
+    ahead, behind = (new_drawing(family, request(seed=seed)) for seed in (1, 2))
+    forwards: list[int] = []
+
+    def denoiser(*args: Any, **kwargs: Any) -> Any:
+        forwards.append(1)
+        return denoiser_of(pipeline)(*args, **kwargs)
+
+    with torch.inference_mode():
+        ahead.start()
+        ahead.resume(*predict(denoiser, [call_of(ahead)], MANY))
+        behind.start()
+        run([ahead, behind], denoiser)
+
+    assert len(forwards) == 1 + NUM_STEPS
+    for seed, drawing in ((1, ahead), (2, behind)):
+        assert drawing.picture is not None
+        assert np.abs(pixels(drawing.picture).astype(int) - of_diffusers(family, seed=seed)).max() <= 1
+
+
+def test_progress_is_counted_and_previews_come_as_often_as_asked(family: Family) -> None:
+    drawing = new_drawing(family, request(seed=1, preview_every=2))
+    told = []
+    with torch.inference_mode():
+        drawing.start()
+        while drawing.call is not None:
+            drawing.resume(*predict(denoiser_of(the_pipeline(family)), [drawing.call], MANY))
+            told.append((drawing.num_done, drawing.num_steps, drawing.preview is not None))
+
+    assert told == [(1, 3, False), (2, 3, True), (3, 3, False)]
+
+
+def test_one_that_is_given_up_does_not_touch_the_others(family: Family) -> None:
+    staying, leaving, unstarted = (new_drawing(family, request(seed=seed)) for seed in (1, 2, 3))
+    with torch.inference_mode():
+        staying.start()
+        leaving.start()
+        leaving.close()
+        unstarted.close()
+        run([staying], denoiser_of(the_pipeline(family)))
+
+    assert staying.picture is not None
+    assert pixels(staying.picture).tobytes() == of_diffusers(family, seed=1).tobytes()
+
+
+def test_an_image_that_turns_into_no_numbers_is_an_error_not_a_black_square() -> None:
+    drawing = new_drawing("sd", request(seed=1))
+    with torch.inference_mode():
+        drawing.start()
+        with pytest.raises(ValueError, match="no numbers"):
+            run([drawing], lambda *args, **kwargs: (args[0] * torch.nan,))
+
+
+def test_every_family_can_show_a_preview_of_at_most_a_few_pixels(family: Family) -> None:
+    assert can_preview(the_pipeline(family))
+
+
+@pytest.fixture(params=FAMILIES)
+def family(request: pytest.FixtureRequest) -> Family:
+    name: Family = request.param
+    return name
+
+
+@cache
+def the_pipeline(family: Family) -> Any:
+    return tiny_pipeline(family)
+
+
+def denoiser_of(pipeline: Any) -> Any:
+    return getattr(pipeline, "unet", None) or pipeline.transformer
+
+
+def request(*, seed: int, preview_every: int = 0) -> ImageRequest:
+    return ImageRequest(
+        id=RequestId(f"r{seed}"),
+        tenant="default",
+        client="anonymous",
+        weight=1.0,
+        blend=BASE,
+        adapters=(),
+        mode="auto",
+        arrived_s=0.0,
+        deadline_s=None,
+        max_new_tokens=NUM_STEPS,
+        prompt="a red apple",
+        negative_prompt=None,
+        height=SIZE,
+        width=SIZE,
+        guidance_scale=None,
+        scheduler=None,
+        seed=seed,
+        preview_every=preview_every,
+    )
+
+
+def new_drawing(family: Family, asked: ImageRequest) -> Drawing:
+    pipeline = the_pipeline(family)
+    name = "unet" if hasattr(pipeline, "unet") else "transformer"
+    return Drawing(pipeline, name, asked, copy.deepcopy(pipeline.scheduler), partial(preview, pipeline))
+
+
+def draw(family: Family, asked: Sequence[ImageRequest], max_rows: int = MANY) -> list[Picture]:
+    drawings = [new_drawing(family, one) for one in asked]
+    with torch.inference_mode():
+        for drawing in drawings:
+            drawing.start()
+        run(drawings, denoiser_of(the_pipeline(family)), max_rows)
+    return [drawing.picture for drawing in drawings if drawing.picture is not None]
+
+
+def run(drawings: Sequence[Drawing], denoiser: Any, max_rows: int = MANY) -> None:
+    while calling := [drawing for drawing in drawings if drawing.call is not None]:
+        answers = predict(denoiser, [call_of(drawing) for drawing in calling], max_rows)
+        for drawing, answer in zip(calling, answers, strict=True):
+            drawing.resume(answer)
+
+
+def call_of(drawing: Drawing) -> Any:
+    assert drawing.call is not None
+    return drawing.call
+
+
+def of_diffusers(family: Family, *, seed: int) -> np.ndarray[Any, Any]:
+    pipeline = copy.copy(the_pipeline(family))
+    vars(pipeline)["scheduler"] = copy.deepcopy(pipeline.scheduler)
+    generator = torch.Generator().manual_seed(seed)
+    made = pipeline(
+        "a red apple", height=SIZE, width=SIZE, num_inference_steps=NUM_STEPS, generator=generator, output_type="np"
+    )
+    return np.asarray((made.images[0] * 255).round().astype(np.uint8))
+
+
+def pixels(picture: Picture) -> np.ndarray[Any, Any]:
+    return np.frombuffer(picture.rgb, np.uint8).reshape(picture.height, picture.width, 3)
