@@ -87,9 +87,8 @@ def pipeline_files(model_dir: Path) -> PipelineFiles:
 def read_components(model_dir: Path) -> dict[str, Component]:
     """The components of ``model_index.json`` that are there (not null), by name. Raises BaseUnreadable."""
     index_file = model_dir / PIPELINE_INDEX
-    entries = _read_object(index_file)
     components = {}
-    for name, entry in entries.items():
+    for name, entry in read_index(model_dir).items():
         if name.startswith("_") or not isinstance(entry, list) or not any(entry):
             continue  # an option of the pipeline, or a component that it does without
         if not name.isidentifier() or len(entry) != 2 or not all(isinstance(part, str) for part in entry):
@@ -98,6 +97,11 @@ def read_components(model_dir: Path) -> dict[str, Component]:
             raise BaseUnreadable(f"{index_file} lists the component {name}, but {model_dir} has no folder of that name")
         components[name] = Component(library=entry[0], class_name=entry[1])
     return components
+
+
+def read_index(model_dir: Path) -> dict[str, Any]:
+    """``model_index.json`` as it is. Raises BaseUnreadable."""
+    return _read_object(model_dir / PIPELINE_INDEX)
 
 
 def _files_by_variant(folder: Path, library: str) -> dict[str | None, list[Path]]:

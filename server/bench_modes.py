@@ -19,7 +19,8 @@ from adapters_store.format import read_adapter
 from server.core.requests import RequestId
 from server.runners.backend import Beginning, Span
 from server.runners.backends import pick_backend, rows_backend
-from server.runners.loading import DTypeChoice, LoadedModel, load_llm
+from server.runners.checkpoint import DTypeChoice
+from server.runners.loading import LoadedModel, load_llm
 from server.stack import InMemory, PickBackend, Stack, build_stack
 
 TEXT = (

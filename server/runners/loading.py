@@ -2,25 +2,20 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
-from torch import nn
 
-from adapters_store.base import describe_checkpoint
-from adapters_store.errors import AdapterStoreError
 from server.core.errors import ModelNotLoadable
 from server.execution.weights import BaseWeights
+from server.runners.checkpoint import DeviceChoice, DTypeChoice, describe_base, own_memory_, pick_device
 from server.runners.default_model import DEFAULT_MODEL, HUB_FILES, Source, ensure_default_model
 
 log = logging.getLogger(__name__)
 
-DTypeChoice = Literal["auto", "bfloat16", "float16", "float32"]
-DeviceChoice = Literal["auto", "cpu", "cuda"]
 DEFAULT_NAME = DEFAULT_MODEL.lower()
 DEFAULT_SPECS: dict[str, Source | None] = {
     DEFAULT_NAME: None,
@@ -69,13 +64,10 @@ def load_llm(
 
     ``dtype`` auto loads as stored. ``fingerprints_dir`` remembers fingerprints, so that an unchanged checkpoint is
     hashed once. Raises ModelNotLoadable."""
-    try:
-        description = describe_checkpoint(path, cache_file=_fingerprint_cache(path, fingerprints_dir))
-    except AdapterStoreError as error:
-        raise ModelNotLoadable(f"{path}: {error}") from error
-    model = _load_model(path, dtype, _pick_device(device))
+    description = describe_base(path, fingerprints_dir)
+    model = _load_model(path, dtype, pick_device(device))
     model.requires_grad_(False).eval()
-    _own_memory_(model)
+    own_memory_(model)
     stored = {weight: entry.shape for weight, entry in description.weights.items()}
     parameters = dict(model.named_parameters(remove_duplicate=False))
     unnamed = sorted(
@@ -130,26 +122,6 @@ def _from_hub(hub_id: str) -> Path:
         return Path(snapshot_download(hub_id, allow_patterns=HUB_FILES))
     except Exception as error:  # the hub client raises its own, httpx's and OSError alike
         raise ModelNotLoadable(f"{hub_id}: neither a directory nor to be had from the hub: {error}") from error
-
-
-def _pick_device(device: DeviceChoice) -> torch.device:
-    if device == "cuda" and not torch.cuda.is_available():
-        raise ModelNotLoadable("device = 'cuda': torch finds no CUDA device here; use cpu or auto")
-    return torch.device("cuda" if device != "cpu" and torch.cuda.is_available() else "cpu")
-
-
-def _own_memory_(model: nn.Module) -> None:
-    """Every weight contiguous in memory of this process's own: the loader maps the checkpoint, whose pages would be
-    copied one by one at the first switch, and would change if somebody wrote to the file."""
-    for parameter in model.parameters():
-        parameter.data = parameter.data.clone(memory_format=torch.contiguous_format)
-
-
-def _fingerprint_cache(path: Path, directory: Path | None) -> Path | None:
-    if directory is None:
-        return None
-    directory.mkdir(parents=True, exist_ok=True)
-    return directory / f"{hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:32]}.json"
 
 
 def _eos_tokens(model: Any) -> frozenset[int]:

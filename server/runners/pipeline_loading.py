@@ -1,0 +1,201 @@
+"""From a directory to a text-to-image pipeline in memory, with its weights known by name and digest."""
+
+from __future__ import annotations
+
+import inspect
+import logging
+import math
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from adapters_store.adapter import TORCH_DTYPES
+from adapters_store.base import BaseDescription
+from adapters_store.base_files import is_pipeline, pipeline_files
+from adapters_store.base_names import spellings
+from adapters_store.errors import BaseUnreadable
+from server.core.errors import ModelNotLoadable
+from server.execution.weights import BaseWeights
+from server.runners.checkpoint import DeviceChoice, DTypeChoice, describe_base, own_memory_, pick_device
+from server.runners.own_code import refuse_own_code
+from server.runners.schedulers import scheduler_names
+
+__all__ = ["LoadedPipeline", "is_pipeline", "load_pipeline"]
+
+log = logging.getLogger(__name__)
+
+_CHECKED_MULTIPLE = 8  # what pipelines of diffusers demand of height and width, however small their latents' scale
+_FALLBACK_SIZE = 512  # pixels, for a pipeline that tells no size of its own
+_FALLBACK_NUM_STEPS = 50
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoadedPipeline:
+    """``pipeline`` is a DiffusionPipeline of diffusers; ``weights`` are its components' own tensors, named
+    ``<component>.<stored name>``; ``denoiser`` is the component's name, unet or transformer. Sizes are in pixels;
+    height and width have to be multiples of ``size_multiple``. ``schedulers`` are the names a request may give."""
+
+    name: str
+    pipeline: Any
+    weights: BaseWeights
+    denoiser: str
+    default_height: int
+    default_width: int
+    size_multiple: int
+    default_num_steps: int
+    schedulers: tuple[str, ...]
+
+
+def load_pipeline(
+    path: Path,
+    *,
+    name: str | None = None,
+    dtype: DTypeChoice = "auto",
+    device: DeviceChoice = "auto",
+    fingerprints_dir: Path | None = None,
+) -> LoadedPipeline:
+    """Any text-to-image pipeline of diffusers, in evaluation mode, without gradients, every weight contiguous; nothing
+    in the directory is executed.
+
+    ``dtype`` auto loads each component as stored. Raises ModelNotLoadable."""
+    try:
+        refuse_own_code(path)
+    except (BaseUnreadable, OSError, ValueError) as error:
+        raise ModelNotLoadable(f"{path}: {error}") from error
+    description = describe_base(path, fingerprints_dir)
+    target = pick_device(device)
+    pipeline = _load(path, _dtypes(dtype, description))
+    denoiser = _check_denoiser(path, _parameters(pipeline, description), description)
+    pipeline.to(target)
+    _settle_vae_(pipeline)
+    for module in _modules(pipeline).values():
+        module.requires_grad_(False).eval()
+        own_memory_(module)
+    try:
+        weights = BaseWeights(_parameters(pipeline, description), description)
+    except ValueError as error:
+        raise ModelNotLoadable(f"{path}: {error}") from error
+    if weights.dtype == "float16" and weights.device.type == "cpu":
+        log.warning(
+            "%s is in float16, whose convolutions are slow on a CPU: --dtype float32 or bfloat16 is faster", path
+        )
+    size_multiple = _size_multiple(pipeline, denoiser)
+    height, width = _default_size(pipeline, denoiser, size_multiple)
+    return LoadedPipeline(
+        name=name or path.name,
+        pipeline=pipeline,
+        weights=weights,
+        denoiser=denoiser,
+        default_height=height,
+        default_width=width,
+        size_multiple=size_multiple,
+        default_num_steps=_default_num_steps(pipeline),
+        schedulers=scheduler_names(pipeline),
+    )
+
+
+def _dtypes(choice: DTypeChoice, description: BaseDescription) -> torch.dtype | dict[str, torch.dtype]:
+    """As stored: for each component the dtype that most of its elements are in."""
+    if choice != "auto":
+        return TORCH_DTYPES[choice]
+    elements: dict[str, Counter[torch.dtype]] = {name: Counter() for name in description.components}
+    for weight in description.weights.values():
+        if weight.adaptable_dtype is not None:
+            elements[weight.name.partition(".")[0]][TORCH_DTYPES[weight.adaptable_dtype]] += math.prod(weight.shape)
+    stored = {name: count.most_common(1)[0][0] for name, count in elements.items() if count}
+    return {**stored, "default": torch.float32}
+
+
+def _load(path: Path, dtypes: torch.dtype | dict[str, torch.dtype]) -> Any:
+    from diffusers import AutoPipelineForText2Image
+
+    try:
+        pipeline = AutoPipelineForText2Image.from_pretrained(
+            path,
+            dtype=dtypes,
+            variant=pipeline_files(path).variant,
+            use_safetensors=True,
+            local_files_only=True,
+            trust_remote_code=False,
+        )
+    except (OSError, ValueError, RuntimeError, KeyError, ImportError, AttributeError, TypeError) as error:
+        raise ModelNotLoadable(f"{path} is not a text-to-image pipeline that can be loaded: {error}") from error
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+def _settle_vae_(pipeline: Any) -> None:
+    """Puts into fp32 for good what SDXL's pipelines put into fp32 and back for each image, because it overflows in
+    fp16: that would move weights out of the memory that is audited."""
+    vae = pipeline.components.get("vae")
+    if hasattr(pipeline, "upcast_vae") and vae.dtype == torch.float16 and vae.config.force_upcast:
+        vae.to(torch.float32)
+        for entrance in (vae.post_quant_conv, vae.decoder):
+            if entrance is not None:
+                entrance.register_forward_pre_hook(_widen)
+
+
+def _widen(_: nn.Module, latents: tuple[Any, ...]) -> tuple[Any, ...]:
+    return tuple(part.float() if isinstance(part, Tensor) else part for part in latents)
+
+
+def _modules(pipeline: Any) -> dict[str, nn.Module]:
+    return {name: part for name, part in pipeline.components.items() if isinstance(part, nn.Module)}
+
+
+def _parameters(pipeline: Any, description: BaseDescription) -> dict[str, Tensor]:
+    """Under their stored names; one that is stored under no name that is known keeps the model's."""
+    found: dict[str, Tensor] = {}
+    for component, module in _modules(pipeline).items():
+        for name, parameter in module.named_parameters(remove_duplicate=False):
+            loaded = f"{component}.{name}"
+            stored = next((spelling for spelling in spellings(loaded) if spelling in description.weights), loaded)
+            found[stored] = parameter
+    return found
+
+
+def _check_denoiser(path: Path, parameters: dict[str, Tensor], description: BaseDescription) -> str:
+    """Its name. Raises ModelNotLoadable if some of its weights are not stored: diffusers would draw them at random."""
+    name = next(iter(description.adaptable_components), None)
+    if name not in ("unet", "transformer"):
+        raise ModelNotLoadable(
+            f"{path}: expected a pipeline with a unet or transformer, got {', '.join(description.components)}"
+        )
+    for weight, parameter in parameters.items():
+        stored = description.weights.get(weight)
+        if weight.startswith(f"{name}.") and (stored is None or stored.shape != tuple(parameter.shape)):
+            got = "none" if stored is None else f"one of {list(stored.shape)}"
+            raise ModelNotLoadable(
+                f"{path}: {weight}: expected a stored weight of {list(parameter.shape)}, got {got}; "
+                "the checkpoint does not fit its config.json"
+            )
+    return name
+
+
+def _size_multiple(pipeline: Any, denoiser: str) -> int:
+    """Latents are a whole number of patches, which flux makes when it packs them, the others in their transformer."""
+    scale = getattr(pipeline, "vae_scale_factor", 1)
+    patch = getattr(pipeline.components[denoiser].config, "patch_size", None)
+    processor = getattr(pipeline, "image_processor", None)
+    processed = processor.config.vae_scale_factor if processor is not None else 1
+    return math.lcm(_CHECKED_MULTIPLE, processed, scale * (patch if isinstance(patch, int) else 1))
+
+
+def _default_size(pipeline: Any, denoiser: str, multiple: int) -> tuple[int, int]:
+    """Height and width, pixels: what the pipeline draws when it is told neither."""
+    config = pipeline.components[denoiser].config
+    latents = getattr(pipeline, "default_sample_size", None) or getattr(config, "sample_size", None)
+    scale = getattr(pipeline, "vae_scale_factor", 1)
+    if latents is None:
+        latents, scale = _FALLBACK_SIZE, 1
+    height, width = (latents, latents) if isinstance(latents, int) else latents
+    return math.ceil(height * scale / multiple) * multiple, math.ceil(width * scale / multiple) * multiple
+
+
+def _default_num_steps(pipeline: Any) -> int:
+    steps = inspect.signature(type(pipeline).__call__).parameters.get("num_inference_steps")
+    return steps.default if steps is not None and isinstance(steps.default, int) else _FALLBACK_NUM_STEPS

@@ -1,0 +1,235 @@
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from adapters_store.adapter import build_table
+from adapters_store.base_files import PIPELINE_INDEX
+from server.core.errors import ModelNotLoadable
+from server.execution.weights import BaseWeights
+from server.runners.pipeline_loading import LoadedPipeline, load_pipeline
+from tests.server.runners.tiny_pipelines import FAMILIES, SIZE, Family, save_tiny_pipeline, tiny_pipeline
+
+pytestmark = pytest.mark.filterwarnings("ignore")  # those of the libraries
+
+UNET = "unet/diffusion_pytorch_model.safetensors"
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory: pytest.TempPathFactory) -> dict[Family, Path]:
+    folder = tmp_path_factory.mktemp("pipelines")
+    return {family: save_tiny_pipeline(family, folder / family) for family in FAMILIES}
+
+
+@pytest.fixture
+def sd(saved: dict[Family, Path], tmp_path: Path) -> Path:
+    """One to spoil."""
+    return Path(shutil.copytree(saved["sd"], tmp_path / "sd"))
+
+
+def draw(pipeline: Any, *, height: int = SIZE, width: int = SIZE) -> Tensor:
+    """(1, 3, height, width)"""
+    image: Tensor = pipeline(
+        "a cat",
+        num_inference_steps=2,
+        height=height,
+        width=width,
+        output_type="pt",
+        generator=torch.Generator().manual_seed(1),
+    ).images
+    return image
+
+
+def tensor(weights: BaseWeights, name: str) -> Tensor:
+    weight = weights.description.weights[name]
+    [found] = weights.resolve(build_table([(name, weight.shape, "float32", 1)]))
+    return found
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_what_is_loaded_draws_what_the_pipeline_drew(saved: dict[Family, Path], family: Family) -> None:
+    loaded = load_pipeline(saved[family])
+    assert torch.equal(draw(loaded.pipeline), draw(tiny_pipeline(family)))
+    assert loaded.denoiser == ("transformer" if family in ("sd3", "flux") else "unet")
+    assert loaded.name == family
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_weight_of_every_component_is_the_pipelines_own_and_has_its_stored_name(
+    saved: dict[Family, Path], family: Family
+) -> None:
+    loaded = load_pipeline(saved[family])
+    modules = {name: part for name, part in loaded.pipeline.components.items() if isinstance(part, torch.nn.Module)}
+    assert loaded.weights.description.components == tuple(sorted(modules))
+    for component, module in modules.items():
+        assert not module.training
+        for name, parameter in module.named_parameters():
+            assert tensor(loaded.weights, f"{component}.{name}").data_ptr() == parameter.data_ptr()
+            assert not parameter.requires_grad
+
+
+@pytest.mark.parametrize(
+    ("family", "size", "multiple", "num_steps"),
+    [("sd", 64, 8, 50), ("sdxl", 64, 8, 50), ("sd3", 64, 8, 28), ("flux", 256, 8, 28), ("lcm", 64, 8, 4)],
+)
+def test_sizes_and_steps_are_the_familys_own(
+    saved: dict[Family, Path], family: Family, size: int, multiple: int, num_steps: int
+) -> None:
+    loaded = load_pipeline(saved[family])
+    assert (loaded.default_height, loaded.default_width, loaded.size_multiple) == (size, size, multiple)
+    assert loaded.default_num_steps == num_steps
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_an_odd_multiple_of_the_size_multiple_can_be_drawn(saved: dict[Family, Path], family: Family) -> None:
+    loaded = load_pipeline(saved[family])
+    height, width = 3 * loaded.size_multiple, 5 * loaded.size_multiple
+    assert draw(loaded.pipeline, height=height, width=width).shape == (1, 3, height, width)
+
+
+def test_a_patched_latent_counts_in_the_size_multiple(saved: dict[Family, Path], tmp_path: Path) -> None:
+    """The scale of the VAEs in use: 8 pixels, and two latents to a patch."""
+    path = Path(shutil.copytree(saved["sd3"], tmp_path / "sd3"))
+    loaded = load_pipeline(path)
+    loaded.pipeline.vae_scale_factor = 8
+    from server.runners.pipeline_loading import _size_multiple
+
+    assert _size_multiple(loaded.pipeline, "transformer") == 16
+
+
+def test_auto_loads_each_component_as_stored(tmp_path: Path) -> None:
+    pipeline = tiny_pipeline("sd")
+    pipeline.unet.to(torch.bfloat16)
+    pipeline.text_encoder.to(torch.float16)
+    pipeline.save_pretrained(tmp_path)
+    as_stored, wider = load_pipeline(tmp_path), load_pipeline(tmp_path, dtype="float32")
+    parts = as_stored.pipeline.components
+    dtypes = [parts[name].dtype for name in ("unet", "text_encoder", "vae")]
+    assert dtypes == [torch.bfloat16, torch.float16, torch.float32]
+    assert wider.weights.dtype == "float32"
+    assert as_stored.weights.fingerprint == wider.weights.fingerprint
+
+
+def test_half_precision_runs_on_a_cpu_and_is_told_to_be_slow(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = save_tiny_pipeline("sd", tmp_path, dtype=torch.float16)
+    with caplog.at_level(logging.WARNING):
+        loaded = load_pipeline(path, device="cpu")
+    assert "--dtype" in caplog.text
+    assert draw(loaded.pipeline).isfinite().all()
+
+
+def test_a_drawing_in_half_precision_moves_no_weight(tmp_path: Path) -> None:
+    """SDXL's pipeline put its VAE into fp32 and back for each image: into other memory than what was audited."""
+    loaded = load_pipeline(save_tiny_pipeline("sdxl", tmp_path, dtype=torch.float16))
+    before = {name: (weight.data_ptr(), weight.clone()) for name, weight in parameters(loaded).items()}
+    assert draw(loaded.pipeline).isfinite().all()
+    for name, weight in parameters(loaded).items():
+        address, value = before[name]
+        assert weight.data_ptr() == address, name
+        assert torch.equal(weight, value), name
+
+
+def parameters(loaded: LoadedPipeline) -> dict[str, Tensor]:
+    parts = loaded.pipeline.components.items()
+    return {
+        f"{part}.{name}": weight
+        for part, module in parts
+        if isinstance(module, torch.nn.Module)
+        for name, weight in module.named_parameters()
+    }
+
+
+def test_a_text_encoder_stored_by_older_transformers_keeps_its_stored_names(sd: Path) -> None:
+    """They had one more module, ``text_model``; transformers 5 loads such files without it."""
+    file = sd / "text_encoder" / "model.safetensors"
+    save_file({f"text_model.{name}": weight for name, weight in load_file(file).items()}, file, {"format": "pt"})
+    loaded = load_pipeline(sd)
+    name = "encoder.layers.0.self_attn.q_proj.weight"
+    in_memory = loaded.pipeline.text_encoder.get_parameter(name)
+    assert tensor(loaded.weights, f"text_encoder.text_model.{name}").data_ptr() == in_memory.data_ptr()
+    assert torch.equal(draw(loaded.pipeline), draw(tiny_pipeline("sd")))
+
+
+def test_a_variant_is_loaded_where_it_is_all_there_is(sd: Path) -> None:
+    plain = load_pipeline(sd)
+    (sd / UNET).rename(sd / "unet" / "diffusion_pytorch_model.fp16.safetensors")
+    loaded = load_pipeline(sd)
+    assert loaded.weights.fingerprint == plain.weights.fingerprint
+    assert torch.equal(draw(loaded.pipeline), draw(plain.pipeline))
+
+
+def test_weights_that_are_not_stored_are_never_drawn_at_random(sd: Path) -> None:
+    weights = load_file(sd / UNET)
+    del weights["conv_in.weight"]
+    save_file(weights, sd / UNET, {"format": "pt"})
+    with pytest.raises(ModelNotLoadable, match=r"unet\.conv_in\.weight"):
+        load_pipeline(sd)
+
+
+def test_fingerprints_are_remembered(sd: Path, tmp_path: Path) -> None:
+    first = load_pipeline(sd, fingerprints_dir=tmp_path / "prints")
+    [remembered] = (tmp_path / "prints").iterdir()
+    assert first.weights.fingerprint in remembered.read_text()
+
+
+MARKER = 'import pathlib; pathlib.Path(__file__).with_name("ran").touch()\nclass Mine: pass\n'
+
+
+@pytest.mark.parametrize(
+    ("change", "script", "told"),
+    [
+        ({"unet": ["mine", "Mine"]}, "unet/mine.py", "unet: expected a class of diffusers or transformers"),
+        ({"unet": ["server.app", "App"]}, None, "unet: expected a class of diffusers or transformers"),
+        ({"unet": ["os", "system"]}, None, "unet: expected a class of diffusers or transformers"),
+        ({"_class_name": ["mine", "Mine"]}, "mine.py", "_class_name: expected the name"),
+        ({}, "None.py", r"None\.py is code"),
+        ({}, "unet/diffusers.py", r"unet/diffusers\.py is code"),
+        ({"_class_name": "MinePipeline"}, None, "MinePipeline"),
+        ({"_class_name": None}, None, "_class_name"),
+    ],
+)
+def test_code_of_a_models_own_is_refused_and_never_run(
+    sd: Path, change: dict[str, Any], script: str | None, told: str
+) -> None:
+    index = json.loads((sd / PIPELINE_INDEX).read_text())
+    (sd / PIPELINE_INDEX).write_text(json.dumps(index | change))
+    if script is not None:
+        (sd / script).write_text(MARKER)
+    with pytest.raises(ModelNotLoadable, match=told):
+        load_pipeline(sd)
+    assert not list(sd.rglob("ran"))
+
+
+def test_a_config_that_names_code_is_refused(sd: Path) -> None:
+    config = sd / "text_encoder" / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"auto_map": {"AutoModel": "mine.Mine"}}))
+    with pytest.raises(ModelNotLoadable, match="auto_map"):
+        load_pipeline(sd)
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{", '{"_class_name": "StableDiffusionPipeline"}'])
+def test_a_broken_index_is_refused(sd: Path, text: str) -> None:
+    (sd / PIPELINE_INDEX).write_text(text)
+    with pytest.raises(ModelNotLoadable, match=str(sd)):
+        load_pipeline(sd)
+
+
+def test_pickled_weights_are_refused_with_what_to_do(sd: Path) -> None:
+    (sd / UNET).rename(sd / "unet" / "diffusion_pytorch_model.bin")
+    with pytest.raises(ModelNotLoadable, match="save_pretrained"):
+        load_pipeline(sd)
+
+
+def test_a_pipeline_for_another_task_is_refused(saved: dict[Family, Path], sd: Path) -> None:
+    index = json.loads((sd / PIPELINE_INDEX).read_text())
+    (sd / PIPELINE_INDEX).write_text(json.dumps(index | {"_class_name": "StableDiffusionInpaintPipelineLegacy"}))
+    with pytest.raises(ModelNotLoadable, match="text-to-image"):
+        load_pipeline(sd)
