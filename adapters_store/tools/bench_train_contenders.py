@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, cast, get_args
 
 import torch
 import torch.nn.functional as F  # noqa: N812
@@ -21,7 +21,9 @@ from adapters_store.errors import TrainingRefused
 from adapters_store.format import unpack_positions
 from adapters_store.tools.checkpoint import load_causal_lm
 from adapters_store.tools.masks import build_mask
-from adapters_store.tools.sparse_linear import SparseLinear, SparseParametrisation, linear_of_weight
+from adapters_store.tools.sparse_conv import weight_of_delta
+from adapters_store.tools.sparse_linear import SparseLinear
+from adapters_store.tools.sparse_parametrisation import SparseParametrisation, layer_of_weight
 from adapters_store.tools.train_options import TARGETS, Device, Precision
 
 LEARNING_RATE = 1e-5
@@ -149,7 +151,7 @@ def _peft_shira(case: TrainCase, model: nn.Module, index_set: IndexSet) -> Any:
     from peft import ShiraConfig, get_peft_model
 
     positions = {
-        linear_of_weight(model, entry.name, shape=entry.shape): flat for entry, flat in unpack_positions(index_set)
+        layer_of_weight(model, entry.name, shape=entry.shape): flat for entry, flat in unpack_positions(index_set)
     }
 
     def mask_of(base_layer: nn.Linear, r: int, **_: object) -> Tensor:
@@ -165,7 +167,7 @@ def _peft_shira(case: TrainCase, model: nn.Module, index_set: IndexSet) -> Any:
 
 def _dense_then_gather(model: nn.Module, index_set: IndexSet) -> nn.Module:
     for entry, flat in unpack_positions(index_set):
-        layer = DenseGradientLinear(linear_of_weight(model, entry.name, shape=entry.shape), flat)
+        layer = DenseGradientLinear(layer_of_weight(model, entry.name, shape=entry.shape), flat)
         model.set_submodule(entry.name.rpartition(".")[0], layer)
     return model
 
@@ -173,22 +175,6 @@ def _dense_then_gather(model: nn.Module, index_set: IndexSet) -> nn.Module:
 class DenseGradientLinear(SparseLinear):
     """What is left when the weight's whole gradient is computed and all but the positions thrown away."""
 
-    def forward(self, inputs: Tensor) -> Tensor:
-        delta = self.delta()
-        self._write_(delta)
-        weight: Tensor = _WeightOfDelta.apply(delta, self.linear.weight, self.positions)  # type: ignore[no-untyped-call]
-        return F.linear(inputs, weight, self.linear.bias)
-
-
-class _WeightOfDelta(torch.autograd.Function):
-    """The weight as it lies in memory, as a function of the delta written into it."""
-
-    @staticmethod
-    def forward(ctx: Any, delta: Tensor, weight: Tensor, positions: Tensor) -> Tensor:
-        ctx.save_for_backward(positions)
-        return weight.detach()
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
-        (positions,) = ctx.saved_tensors
-        return grads[0].take(positions).float(), None, None
+    def output(self, inputs: Tensor, delta: Tensor) -> Tensor:
+        linear = cast("nn.Linear", self.base_layer)
+        return F.linear(inputs, weight_of_delta(delta, linear.weight, self.positions), linear.bias)

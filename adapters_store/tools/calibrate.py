@@ -6,17 +6,15 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
-
-from adapters_store.tools.data import Examples
+from torch.utils.data import DataLoader, Dataset
 
 
 def accumulated_gradients(
-    model: nn.Module, names: Sequence[str], examples: Examples, *, batch_size: int, num_examples: int
+    model: nn.Module, names: Sequence[str], examples: Dataset[dict[str, Tensor]], *, batch_size: int
 ) -> dict[str, Tensor]:
-    """The gradient of the loss in each named weight, summed in fp32 on the CPU over batches of ``num_examples``
-    examples spread evenly over the data. The model is left as it was. For as long as this runs, gradients take what
-    the named weights take, once in the model's dtype and once in fp32.
+    """The gradient of the loss in each named weight, summed in fp32 on the CPU over batches of ``examples``. The model,
+    called with a batch, gives its ``loss``; it is left as it was. For as long as this runs, gradients take what the
+    named weights take, once in the model's dtype and once in fp32.
 
     Raises KeyError for a name that is not a parameter of ``model``.
     """
@@ -29,9 +27,9 @@ def accumulated_gradients(
     for name in names:
         parameters[name].requires_grad_(True)
     try:
-        for batch in DataLoader(_sample(examples, num_examples), batch_size=batch_size):
-            device = parameters[names[0]].device
-            model(input_ids=batch["input_ids"].to(device), labels=batch["labels"].to(device)).loss.backward()
+        device = parameters[names[0]].device
+        for batch in DataLoader(examples, batch_size=batch_size):
+            model(**{field: tensor.to(device) for field, tensor in batch.items()})["loss"].backward()
             for name in names:
                 gradient, parameters[name].grad = parameters[name].grad, None
                 sums[name] += 0 if gradient is None else gradient.float().cpu()
@@ -42,8 +40,3 @@ def accumulated_gradients(
                 parameter.grad = None
         model.train(was_training)
     return sums
-
-
-def _sample(examples: Examples, num_examples: int) -> Examples:
-    num_taken = min(num_examples, len(examples))
-    return examples.take(torch.arange(num_taken) * len(examples) // num_taken)

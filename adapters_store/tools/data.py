@@ -45,6 +45,11 @@ class Examples(Dataset[dict[str, Tensor]]):
         """These rows, int64 or bool."""
         return Examples(self.input_ids[rows], self.labels[rows], self.digest)
 
+    def spread(self, num_examples: int) -> Examples:
+        """So many of them, or all there are, spread evenly."""
+        num_taken = min(num_examples, len(self))
+        return self.take(torch.arange(num_taken) * len(self) // num_taken)
+
     @property
     def num_predicted(self) -> int:
         """Tokens that count in the loss: the first of a sequence never does."""

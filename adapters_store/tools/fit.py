@@ -19,12 +19,12 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torch.utils.data import Dataset
 from transformers import PrinterCallback, Trainer, TrainerState, TrainingArguments
 from transformers.trainer import TRAINER_STATE_NAME
 
 from adapters_store.errors import StorageFull
-from adapters_store.tools.data import Examples
-from adapters_store.tools.train_options import TrainOptions
+from adapters_store.tools.train_options import RecipeOptions
 from adapters_store.tools.train_progress import ProgressBar
 
 PARAMETERS_FILE = "trained.safetensors"
@@ -43,8 +43,11 @@ class FitOutcome:
         return sum(self.losses) / len(self.losses)
 
 
-def fit(model: nn.Module, examples: Examples, options: TrainOptions, *, progress_dir: Path | None = None) -> FitOutcome:
-    """Trains in place. With ``progress_dir`` checkpoints go there, and the newest one there is where it begins.
+def fit(
+    model: nn.Module, examples: Dataset[dict[str, Tensor]], options: RecipeOptions, *, progress_dir: Path | None = None
+) -> FitOutcome:
+    """Trains in place; ``model`` called with a batch of examples gives its ``loss``. With ``progress_dir`` checkpoints
+    go there, and the newest one there is where it begins.
 
     Raises StorageFull when a checkpoint does not fit the disk."""
     with contextlib.ExitStack() as stack:

@@ -12,7 +12,12 @@ SMOOTHED_STEPS = 20
 
 
 def write_loss_curve(
-    path: Path, losses: Sequence[float], *, title: str, held_out: tuple[float, float] | None = None
+    path: Path,
+    losses: Sequence[float],
+    *,
+    title: str,
+    unit: str = "loss per token (nats)",
+    held_out: tuple[float, float] | None = None,
 ) -> None:
     """A PNG. ``held_out`` is the loss before and after. Raises StorageFull, OSError."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -20,7 +25,7 @@ def write_loss_curve(
 
     steps = range(1, len(losses) + 1)
     figure = Figure(figsize=(6.4, 4.0), layout="constrained")
-    axes = figure.add_subplot(xlabel="step", ylabel="loss per token (nats)", title=title)
+    axes = figure.add_subplot(xlabel="step", ylabel=unit, title=title)
     axes.plot(steps, losses, color="tab:blue", alpha=0.3, linewidth=0.8)
     axes.plot(steps, _smoothed(losses), color="tab:blue", label=f"training, mean of {SMOOTHED_STEPS} steps")
     if held_out is not None:

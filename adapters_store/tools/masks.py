@@ -6,6 +6,9 @@
 - ``grad``    the largest |accumulated gradient| on a calibration sample
 - ``snip``    the largest |W · accumulated gradient|
 
+A convolution's weight (out, in, height, width) counts as the matrix (out, in · height · width) it is as a product: its
+rows are output channels, its columns one tap of one input channel each.
+
 All but ``struct`` are one score per position and the K best of each weight, K = max(1, floor(sparsity · numel)), or
 R(rows + columns) where a rank R is given, the count that PEFT's SHiRA demands. Scores are integers, so their order is
 total and the same on every machine that computes the same scores; equal scores go to the lower flat index.
@@ -61,7 +64,7 @@ def build_mask(
     the weights' shapes, are what ``grad`` and ``snip`` rank by.
 
     Raises ValueError for a sparsity outside (0, 1], more ranks than a weight has entries, and a weight that is empty,
-    not finite, of another dtype, or not a matrix where the mask needs one.
+    not finite, of another dtype, or no matrix where the mask needs one.
     """
     if not 0 < sparsity <= 1:
         raise ValueError(f"sparsity: expected more than 0 and at most 1, got {sparsity}")
@@ -100,12 +103,11 @@ def num_kept(numel: int, sparsity: float) -> int:
 def struct_positions(recipe: MaskRecipe, name: str, weight: Tensor) -> Tensor:
     """Lines ``offset``, ``offset + period``, … and the diagonal. The period is the smallest one whose entries,
     diagonal included, fit the share that ``sparsity`` allows; at the very least one line is taken."""
-    if weight.dim() != 2:
-        raise ValueError(f"{name}: shape: expected a matrix for the mask struct, got {tuple(weight.shape)}")
-    num_lines = weight.shape[0 if recipe.axis == "rows" else 1]
+    shape = _matrix_shape(name, weight, what="the mask struct")
+    num_lines = shape[0 if recipe.axis == "rows" else 1]
     budget = num_kept(weight.numel(), recipe.sparsity)
-    period = next((p for p in range(1, num_lines) if _num_struct(weight.shape, recipe.axis, p) <= budget), num_lines)
-    is_kept = torch.zeros(weight.shape, dtype=torch.bool)
+    period = next((p for p in range(1, num_lines) if _num_struct(shape, recipe.axis, p) <= budget), num_lines)
+    is_kept = torch.zeros(shape, dtype=torch.bool)
     lines = torch.arange(recipe.offset % period, num_lines, period)
     is_kept.index_fill_(0 if recipe.axis == "rows" else 1, lines, value=True)
     is_kept.fill_diagonal_(True)
@@ -155,7 +157,7 @@ def top_k(scores: Tensor, k: int) -> Tensor:
     return torch.cat([above, level]).sort().values
 
 
-def _num_struct(shape: torch.Size, axis: Axis, period: int) -> int:
+def _num_struct(shape: tuple[int, int], axis: Axis, period: int) -> int:
     """Entries of the mask with the offset that gives the most: of those with the most lines, the last, whose lines
     hold the least of the diagonal."""
     num_lines, line_length = shape if axis == "rows" else (shape[1], shape[0])
@@ -167,9 +169,13 @@ def _num_struct(shape: torch.Size, axis: Axis, period: int) -> int:
 def _count(recipe: MaskRecipe, name: str, weight: Tensor) -> int:
     if recipe.rank is None:
         return num_kept(weight.numel(), recipe.sparsity)
-    if weight.dim() != 2:
-        raise ValueError(f"{name}: shape: expected a matrix for a rank, got {tuple(weight.shape)}")
-    return recipe.rank * sum(weight.shape)
+    return recipe.rank * sum(_matrix_shape(name, weight, what="a rank"))
+
+
+def _matrix_shape(name: str, weight: Tensor, *, what: str) -> tuple[int, int]:
+    if weight.dim() < 2:
+        raise ValueError(f"{name}: shape: expected a matrix for {what}, got {tuple(weight.shape)}")
+    return weight.shape[0], weight[0].numel()
 
 
 def _checked_gradient(name: str, weight: Tensor, gradient: Tensor | None) -> Tensor:

@@ -34,12 +34,12 @@ PACKAGES = ("accelerate", "matplotlib")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class TrainOptions:
-    """``mask`` and what belongs to it as in ``masks.build_mask``; ``calibration_examples`` are what ``grad`` and
-    ``snip`` see of the data before the mask is chosen. ``targets`` are module names, or their last parts.
-    ``max_steps`` None trains ``epochs`` through the data. ``precision`` is the dtype that the model is held in; what
-    is trained, and the optimiser's state, is always fp32. Progress is kept every ``checkpoint_steps`` in a folder
-    beside the output until the adapter is written; ``resume`` goes on from there."""
+class RecipeOptions:
+    """What training can be told whatever the examples are. ``mask`` and what belongs to it as in ``masks.build_mask``;
+    ``calibration_examples`` are what ``grad`` and ``snip`` see of the data before the mask is chosen. ``targets`` are
+    module names, or their last parts. ``max_steps`` None trains ``epochs`` through the data. ``precision`` is the dtype
+    that the model is held in; what is trained, and the optimiser's state, is always fp32. Progress is kept every
+    ``checkpoint_steps`` in a folder beside the output until the adapter is written; ``resume`` goes on from there."""
 
     model_dir: Path
     data: Path
@@ -52,14 +52,13 @@ class TrainOptions:
     offset: int = 0
     calibration_examples: int = 64
     dora: bool = False
-    targets: tuple[str, ...] = TARGETS
+    targets: tuple[str, ...] = ()
     seed: int = 0
     learning_rate: float = 5e-4
     schedule: Schedule = "linear"
     epochs: float = 3.0
     max_steps: int | None = None
     batch_size: int = 8
-    sequence_length: int = 128
     held_out: float = 0.05
     values_dtype: DTypeName = "float32"
     precision: Precision = "float32"
@@ -76,21 +75,39 @@ class TrainOptions:
         return self.output.with_name(self.output.name.removesuffix(SUFFIX) + ".loss.png")
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainOptions(RecipeOptions):
+    """To train a language model on a file of text."""
+
+    targets: tuple[str, ...] = TARGETS
+    sequence_length: int = 128
+
+
 def check_options(options: TrainOptions) -> None:
     """Refuses what could not end well, before anything is loaded. Raises TrainingRefused."""
+    if not options.targets:
+        raise TrainingRefused("targets", expected="at least one linear layer", got="none")
+    if options.held_out == 0:
+        raise TrainingRefused("held_out", expected="a share between 0 and 1", got="0")
+    if options.sequence_length < 2:
+        raise TrainingRefused("sequence_length", expected="at least 2", got=str(options.sequence_length))
+    if options.data.is_dir():
+        got = f"{options.data}: a folder, as bases that draw pictures are trained on"
+        raise TrainingRefused("data", expected="a file of text, for the base is a language model", got=got)
+    check_recipe(options)
+
+
+def check_recipe(options: RecipeOptions) -> None:
+    """Raises TrainingRefused."""
     for field, choices in CHOICES.items():
         if getattr(options, field) not in choices:
             raise TrainingRefused(field, expected=f"one of {', '.join(choices)}", got=repr(getattr(options, field)))
     if not 0 <= options.seed < 2**32:
         raise TrainingRefused("seed", expected="0 to 2³² − 1", got=str(options.seed))
-    if not options.targets:
-        raise TrainingRefused("targets", expected="at least one linear layer", got="none")
     if not 0 < options.sparsity <= 1:
         raise TrainingRefused("sparsity", expected="more than 0 and at most 1", got=str(options.sparsity))
-    if not 0 < options.held_out < 1:
+    if not 0 <= options.held_out < 1:
         raise TrainingRefused("held_out", expected="a share between 0 and 1", got=str(options.held_out))
-    if options.sequence_length < 2:
-        raise TrainingRefused("sequence_length", expected="at least 2", got=str(options.sequence_length))
     for field in POSITIVE:
         number = getattr(options, field)
         if number is not None and not (math.isfinite(number) and number > 0):

@@ -13,7 +13,7 @@ from adapters_store.adapter import Digest, Fingerprint, IndexSet
 from adapters_store.durable import write_durably
 from adapters_store.errors import TrainingRefused
 from adapters_store.format import decode_index_set, encode_index_set
-from adapters_store.tools.train_options import TrainOptions
+from adapters_store.tools.train_options import RecipeOptions
 
 RECIPE_FILE = "recipe.json"
 INDEX_SET_PREFIX = "index-set-"
@@ -21,7 +21,7 @@ DIGEST_PREFIX = "sha256:"
 FREE_TO_CHANGE = {"model_dir", "data", "output", "resume", "checkpoint_steps"}  # paths, and what the result is blind to
 
 
-def check_progress(options: TrainOptions) -> None:
+def check_progress(options: RecipeOptions) -> None:
     """Refuses a folder that is in the way, before anything is loaded. Raises TrainingRefused when it belongs to the
     user, or is there and ``resume`` was not asked for."""
     folder = options.progress_dir
@@ -37,7 +37,7 @@ def check_progress(options: TrainOptions) -> None:
 
 
 @contextmanager
-def progress_kept(options: TrainOptions, base: Fingerprint, data: Digest) -> Iterator[Path]:
+def progress_kept(options: RecipeOptions, base: Fingerprint, data: Digest) -> Iterator[Path]:
     """The folder that ``check_progress`` found in order, made or taken up. It is removed when all went well, and when
     there is no point in resuming because training was refused; whatever else happens, it stays.
 
@@ -77,7 +77,7 @@ def _open(folder: Path, recipe: dict[str, object]) -> None:
             raise TrainingRefused(field, expected=f"{kept.get(field)}, as when training began", got=str(value))
 
 
-def _recipe(options: TrainOptions, base: Fingerprint, data: Digest) -> dict[str, object]:
+def _recipe(options: RecipeOptions, base: Fingerprint, data: Digest) -> dict[str, object]:
     fields = {name: value for name, value in asdict(options).items() if name not in FREE_TO_CHANGE}
     recipe: dict[str, object] = json.loads(json.dumps({**fields, "base": base, "data_digest": data}))
     return recipe

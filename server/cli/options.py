@@ -24,25 +24,35 @@ def model_option(what: str, *, flag: str = "--model") -> Decorator:
     )
 
 
-def field_option(dataclass: str) -> Callable[..., Decorator]:
-    """``click.option`` for fields of ``"module:Class"``. The help shows the field's default; the module, torch with it,
-    is imported only for that. What is not given is None (or an empty tuple): the dataclass knows its defaults."""
-    module, _, name = dataclass.partition(":")
+def field_option(dataclass: str, **others: str) -> Callable[..., Decorator]:
+    """``click.option`` for fields of ``"module:Class"``. The help shows the field's default, and by their keys those of
+    ``others`` that differ; the modules, torch with them, are imported only for that. What is not given is None (or an
+    empty tuple): the dataclass knows its defaults."""
 
     class FieldOption(click.Option):
         def get_help_record(self, ctx: click.Context) -> tuple[str, str] | None:
             record = super().get_help_record(ctx)
-            known = {field.name: field.default for field in fields(getattr(importlib.import_module(module), name))}
-            default = known.get(self.name or "")
-            if record is None or default in (None, (), False):
+            own = _default(dataclass, self.name)
+            differing = {key: _default(other, self.name) for key, other in others.items()}
+            shown = [own, *(f"{key} {default}" for key, default in differing.items() if default not in (own, ""))]
+            if record is None or not any(shown):
                 return record
-            shown = ", ".join(map(str, default)) if isinstance(default, tuple) else default
-            return record[0], f"{record[1]}  [default: {shown}]"
+            return record[0], f"{record[1]}  [default: {', '.join(filter(None, shown))}]"
 
     def option(*names: str, **attributes: Any) -> Decorator:
         return click.option(*names, cls=FieldOption, **attributes)
 
     return option
+
+
+def _default(dataclass: str, name: str | None) -> str:
+    """As the help shows it; empty for a field that is not there, or that is not set by default."""
+    module, _, class_name = dataclass.partition(":")
+    known = {field.name: field.default for field in fields(getattr(importlib.import_module(module), class_name))}
+    default = known.get(name or "")
+    if default in (None, (), False):
+        return ""
+    return ", ".join(map(str, default)) if isinstance(default, tuple) else str(default)
 
 
 def keep_loading_quiet() -> None:

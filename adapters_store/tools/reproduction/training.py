@@ -11,6 +11,8 @@ from pathlib import Path
 from adapters_store.adapter import Adapter, sha256_digest
 from adapters_store.durable import make_dir_durably
 from adapters_store.format import read_adapter, write_adapter
+from adapters_store.tools.calibrate import accumulated_gradients
+from adapters_store.tools.checkpoint import stored_weights
 from adapters_store.tools.data import Examples
 from adapters_store.tools.fit import fit
 from adapters_store.tools.masks import MaskName
@@ -24,7 +26,7 @@ from adapters_store.tools.reproduction.lora import (
 )
 from adapters_store.tools.reproduction.plan import DOMAINS, Method
 from adapters_store.tools.reproduction.workbench import Workbench
-from adapters_store.tools.train import choose_mask, train_adapter
+from adapters_store.tools.train_adapter import choose_mask, train_adapter
 from adapters_store.tools.train_options import TrainOptions
 
 
@@ -95,7 +97,13 @@ def _train_sparse(bench: Workbench, run: Run, mask: MaskName, examples: Examples
     options = _options(bench, run, mask)
     model = bench.fresh_model()
     started = time.monotonic()
-    index_set = choose_mask(model, bench.names, examples, options)
+    index_set = choose_mask(
+        stored_weights(options.model_dir, bench.names),
+        options,
+        lambda: accumulated_gradients(
+            model, bench.names, examples.spread(options.calibration_examples), batch_size=options.batch_size
+        ),
+    )
     chosen = time.monotonic()
     trained = train_adapter(model, index_set, examples, options, base=bench.base.fingerprint)
     finished = time.monotonic()

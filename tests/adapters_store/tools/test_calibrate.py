@@ -41,7 +41,7 @@ def dense_gradients(model: nn.Module, batches: list[Tensor]) -> dict[str, Tensor
 def test_they_are_summed_with_their_sign_over_a_sample_spread_over_the_data(
     model: LlamaForCausalLM, examples: Examples
 ) -> None:
-    found = accumulated_gradients(model, NAMES, examples, batch_size=2, num_examples=5)
+    found = accumulated_gradients(model, NAMES, examples.spread(5), batch_size=2)
     rows = examples.input_ids[[0, 2, 4, 6, 8]]
     expected = dense_gradients(model, [rows[:2], rows[2:4], rows[4:]])
     assert list(found) == NAMES
@@ -54,7 +54,7 @@ def test_the_model_is_left_as_it_was(model: LlamaForCausalLM, examples: Examples
     model.lm_head.requires_grad_(False)
     before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
     trainable = [parameter.requires_grad for parameter in model.parameters()]
-    accumulated_gradients(model, NAMES, examples, batch_size=4, num_examples=100)
+    accumulated_gradients(model, NAMES, examples.spread(100), batch_size=4)
     assert model.training
     assert [parameter.requires_grad for parameter in model.parameters()] == trainable
     assert all(parameter.grad is None for parameter in model.parameters())

@@ -11,7 +11,7 @@ from transformers.pytorch_utils import Conv1D
 from adapters_store.adapter import IndexSet
 from adapters_store.format import Positions, pack_positions, unpack_positions
 from adapters_store.tools.masks import build_mask
-from adapters_store.tools.sparse_linear import SparseParametrisation
+from adapters_store.tools.sparse_parametrisation import SparseParametrisation
 
 
 def small_model(dtype: torch.dtype = torch.float32) -> nn.Sequential:
@@ -50,7 +50,7 @@ def test_detaching_gives_the_model_back_bit_for_bit(dtype: torch.dtype) -> None:
     with SparseParametrisation(model, mask_of(model, sparsity=1.0)) as sparse:
         _fill(sparse)
         model(torch.ones(1, 12, dtype=dtype))
-        assert not torch.equal(sparse.layers["0.weight"].linear.weight, before["0.weight"])
+        assert not torch.equal(sparse.layers["0.weight"].weight, before["0.weight"])
     assert same_bits(words(model), before)
     assert list(model) == layers
     assert [parameter.requires_grad for parameter in model.parameters()] == [True, False, True, True]
@@ -75,8 +75,8 @@ def test_the_weight_is_written_in_place_and_never_cloned() -> None:
         with torch.no_grad():
             layer.values.fill_(0.5)
         model(torch.randn(1, 12))
-        changed = layer.linear.weight.detach().flatten()[layer.positions] - layer.displaced
-        assert layer.linear.weight.data_ptr() == storage
+        changed = layer.weight.detach().flatten()[layer.positions] - layer.displaced
+        assert layer.weight.data_ptr() == storage
         torch.testing.assert_close(changed, torch.full_like(changed, 0.5))
 
 
@@ -93,7 +93,7 @@ def test_values_get_the_dense_gradient_at_their_positions() -> None:
             gradient = sparse.layers[entry.name].values.grad
             assert gradient is not None
             torch.testing.assert_close(gradient, dense[entry.name].flatten()[flat])
-        assert all(layer.linear.weight.grad is None for layer in sparse.layers.values())
+        assert all(layer.weight.grad is None for layer in sparse.layers.values())
 
 
 def test_a_layer_whose_weight_lies_the_other_way_round_is_trained_as_well() -> None:
@@ -148,7 +148,7 @@ def test_the_weight_follows_every_kind_of_optimiser(settings: dict[str, Any]) ->
             optimiser.step()
             model(torch.ones(2, 12))
             expected = layer.displaced + layer.values.detach()
-            assert torch.equal(layer.linear.weight.detach().flatten()[layer.positions], expected)
+            assert torch.equal(layer.weight.detach().flatten()[layer.positions], expected)
 
 
 def test_a_weight_that_another_layer_reads_too_is_refused() -> None:
@@ -169,7 +169,7 @@ def test_a_bf16_weight_holds_the_sum_rounded_once() -> None:
             layer.values.copy_(values)
         layer(torch.zeros(1, 12, dtype=torch.bfloat16))
         expected = (layer.displaced.float() + values).bfloat16()
-        assert torch.equal(layer.linear.weight.detach().flatten()[layer.positions], expected)
+        assert torch.equal(layer.weight.detach().flatten()[layer.positions], expected)
 
 
 def test_training_agrees_with_peft_on_the_same_mask() -> None:
@@ -218,7 +218,7 @@ def test_dora_starts_at_the_base_and_its_delta_is_magnitude_times_direction_unde
             direction = base[entry.name] + delta
             whole = direction / direction.norm(dim=1, keepdim=True) * layer.get_parameter("magnitude").detach()[:, None]
             masked = base[entry.name].flatten().index_copy(0, flat, whole.flatten()[flat]).view(entry.shape)
-            torch.testing.assert_close(layer.linear.weight.detach(), masked)
+            torch.testing.assert_close(layer.weight.detach(), masked)
             torch.testing.assert_close(layer.delta().detach(), (masked - base[entry.name]).flatten()[flat])
     assert same_bits(words(model), base)
 

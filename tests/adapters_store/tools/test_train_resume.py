@@ -15,7 +15,7 @@ import pytest
 from adapters_store.adapter import Version
 from adapters_store.errors import StorageFull, TrainingRefused
 from adapters_store.tools import fit as fit_module
-from adapters_store.tools import train as train_module
+from adapters_store.tools import train_lesson
 from adapters_store.tools.fit import newest_checkpoint
 from adapters_store.tools.train import TrainOptions, train
 
@@ -99,7 +99,7 @@ def test_training_that_was_cut_after_its_last_step_takes_no_other(
     """Trainer took one more from a last checkpoint: with a rate that does not fall to 0, another adapter."""
     options = replace(options, schedule="constant")
     with monkeypatch.context() as patch:
-        patch.setattr(train_module, "write_adapter", Mock(side_effect=StorageFull("full")))
+        patch.setattr(train_lesson, "write_adapter", Mock(side_effect=StorageFull("full")))
         with pytest.raises(StorageFull):
             train(options)
     whole = train(replace(options, output=options.output.with_name("whole.safetensors")))

@@ -107,7 +107,9 @@ def test_the_help_of_train_explains_every_option_and_shows_the_recipe(capsys: py
     for field in fields(TrainOptions):
         if field.default not in (MISSING, None, False):
             shown = ", ".join(field.default) if isinstance(field.default, tuple) else field.default
-            assert f"[default: {shown}]" in text, field.name
+            assert f"[default: {shown}" in text, field.name
+    assert "[default: 0.01, pictures 0.02]" in text
+    assert "Instead of epochs. [x>=1] [default: pictures 1000]" in text
 
 
 def test_every_mask_there_is_can_be_chosen() -> None:
