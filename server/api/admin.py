@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any
 
 from fastapi import APIRouter
@@ -50,6 +51,7 @@ async def state(services: ServicesDep, key: AdminKey) -> dict[str, Any]:
             "dtype": base.dtype,
             "device": base.device,
             "max_context_tokens": base.max_context_tokens,
+            "pictures": None if base.pictures is None else asdict(base.pictures),
         },
         "engine": await services.engine.inspect(),
         "store": await services.workers.quick(services.store.describe),

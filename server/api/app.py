@@ -6,7 +6,7 @@ from fastapi import FastAPI
 from starlette.middleware import Middleware
 
 from server import __version__
-from server.api import adapters, admin, generate, health, overlap
+from server.api import adapters, admin, generate, generate_images, health, overlap
 from server.api.auth import Authentication
 from server.api.body_limit import BodyLimit
 from server.api.errors import ErrorAnswer, install_error_handlers
@@ -36,6 +36,7 @@ def build_api(services: Services) -> FastAPI:
     )
     app.state.services = services
     install_error_handlers(app)
-    for module in (generate, adapters, overlap, health, admin):
+    generation = generate if services.base.pictures is None else generate_images
+    for module in (generation, adapters, overlap, health, admin):
         app.include_router(module.router)
     return app

@@ -36,6 +36,10 @@ class UnsupportedMediaType(core.ServerError):
         super().__init__(f"content type: expected {expected}, got {got or 'none'}")
 
 
+class NotAcceptable(core.ServerError):
+    pass
+
+
 class DeletePending(core.ServerError):
     def __init__(self, *, num_versions: int, waited_s: float) -> None:
         super().__init__(
@@ -75,6 +79,7 @@ TABLE: Mapping[type[Exception], Status] = {
     stored.CatalogConflict: Status(409, "conflict", "conflict_error"),
     DeletePending: Status(409, "adapter_in_use", "conflict_error"),
     stored.AdapterInUse: Status(409, "adapter_in_use", "conflict_error"),
+    NotAcceptable: Status(406, "not_acceptable", "invalid_request_error"),
     BodyTooLarge: Status(413, "body_too_large", "invalid_request_error"),
     UnsupportedMediaType: Status(415, "unsupported_media_type", "invalid_request_error"),
     stored.LimitExceeded: Status(422, "adapter_limit_exceeded", "invalid_request_error"),

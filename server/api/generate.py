@@ -1,34 +1,37 @@
-"""``POST /generate``: one prompt through one blend, as JSON or as server-sent events."""
+"""``POST /generate`` of a base that writes text: one prompt through one blend, as JSON or as server-sent events."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import aclosing
 from functools import partial
 from typing import Any
 
 from fastapi import APIRouter, Request, Response
-from fastapi.responses import StreamingResponse
 
-from server.api.admission import admit
-from server.api.answer_views import Answer
-from server.api.answers import Placed, event_stream, whole_answer
 from server.api.auth import Key
 from server.api.connection import while_connected
 from server.api.dependencies import JsonOnly, ServicesDep, UntilAnswered
-from server.api.outcomes import OUTCOME
-from server.api.schemas import GenerateBody
-from server.engine.messages import FailEvent
+from server.api.foreign_fields import fields_of, route_without
+from server.api.generation import started
+from server.api.image_schemas import ImageBody
+from server.api.sse import END_TEXT, event_response
+from server.api.text_admission import admit_text
+from server.api.text_answers import text_frames, whole_text
+from server.api.text_schemas import TextBody
+from server.api.text_views import TextAnswer
 
-router = APIRouter(tags=["generate"])
+router = APIRouter(
+    tags=["generate"],
+    route_class=route_without(
+        fields_of(ImageBody) - fields_of(TextBody), "is for a base that draws pictures; this one writes text"
+    ),
+)
 
 
 EVENTS = (
     'Server-sent events, each `data:` and one JSON object: `{"text"}` as the text grows, and last an answer whose '
-    "`text` is empty, with `finish_reason`, `usage` and `receipt`, then `data: [DONE]`. With `logprobs` each tells "
-    "those of the tokens drawn since the one before it. With `n` above 1 each has the `index` of its answer, and every "
-    "answer its own last event, whose `usage` counts the answers that have ended so far, the prompt once. A failure "
-    'after the first event is an event `{"error"}` of the form of every error, and the stream ends without `[DONE]`.'
+    f"`text` is empty, with `finish_reason`, `usage` and `receipt`, {END_TEXT} With `logprobs` each tells those of the "
+    "tokens drawn since the one before it. With `n` above 1 each has the `index` of its answer, and every answer its "
+    "own last event, whose `usage` counts the answers that have ended so far, the prompt once."
 )
 STREAM: dict[str, Any] = {
     "description": "The answer, or with `stream` its events.",
@@ -36,31 +39,14 @@ STREAM: dict[str, Any] = {
 }
 
 
-@router.post("/generate", response_model=Answer, responses={200: STREAM}, dependencies=[JsonOnly])
+@router.post("/generate", response_model=TextAnswer, responses={200: STREAM}, dependencies=[JsonOnly])
 async def generate(
-    body: GenerateBody, request: Request, services: ServicesDep, key: Key, until_answered: UntilAnswered
+    body: TextBody, request: Request, services: ServicesDep, key: Key, until_answered: UntilAnswered
 ) -> Response:
     """Answers with a receipt of what was really applied; never with another blend than the one asked for."""
-    asked = await admit(services, key, body, until_answered)
-    traffic = until_answered.enter_context(services.traffic.request([adapter.name for adapter in asked[0].adapters]))
-    events = await until_answered.enter_async_context(aclosing(services.engine.generate(*asked)))
-    first = await while_connected(request, partial(anext, events))
-    traffic.started()
-    if not body.stream:
-        answer = await while_connected(request, partial(whole_answer, asked, _chained(first, events)))
-        return Response(answer.model_dump_json(exclude_none=True), media_type="application/json")
-    if isinstance(first[1], FailEvent):
-        raise first[1].error
-    request.scope[OUTCOME] = "aborted"  # until the stream has come to its end
-    on_end = partial(request.scope.__setitem__, OUTCOME)
-    return StreamingResponse(
-        event_stream(asked, _chained(first, events), on_end),
-        media_type="text/event-stream",
-        headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"},
-    )
-
-
-async def _chained(first: Placed, rest: AsyncIterator[Placed]) -> AsyncGenerator[Placed, None]:
-    yield first
-    async for event in rest:
-        yield event
+    asked = await admit_text(services, key, body, until_answered)
+    events = await started(request, services, asked, until_answered)
+    if body.stream:
+        return event_response(request, text_frames(asked, events))
+    answer = await while_connected(request, partial(whole_text, asked, events))
+    return Response(answer.model_dump_json(exclude_none=True), media_type="application/json")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Iterator
 
 import anyio
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -14,6 +15,7 @@ log = logging.getLogger(__name__)
 
 MAX_STALL_S = 60.0  # until a piece of an answer finds room in the connection's buffers
 LOOKS = 4  # so many in that time
+PIECE_BYTES = 64 * 1024  # of an answer: of a large one, a slow reader takes something in time, if not all of it
 
 
 class StalledReaders:
@@ -31,8 +33,9 @@ class StalledReaders:
 
         async def send_noting(message: Message) -> None:
             nonlocal sending_since_s
-            sending_since_s = loop.time()
-            await send(message)
+            for piece in _pieces(message):
+                sending_since_s = loop.time()
+                await send(piece)
             sending_since_s = None
 
         async def watch() -> None:
@@ -49,3 +52,15 @@ class StalledReaders:
         if answering.cancelled_caught:
             scope[OUTCOME] = "aborted"
             log.info("%s: the client took nothing of its answer for %g s", scope["path"][:200], MAX_STALL_S)
+
+
+def _pieces(message: Message) -> Iterator[Message]:
+    """The same as several messages, where it is a large part of a body."""
+    body = message.get("body", b"")
+    if len(body) <= PIECE_BYTES:
+        yield message
+        return
+    for start in range(0, len(body), PIECE_BYTES):
+        is_last = start + PIECE_BYTES >= len(body)
+        has_more = message.get("more_body", False) or not is_last
+        yield {**message, "body": body[start : start + PIECE_BYTES], "more_body": has_more}

@@ -13,6 +13,7 @@ T = TypeVar("T")
 
 NUM_QUICK = 16  # look-ups
 NUM_TOKENISING = 1  # a tokenizer serves one at a time
+NUM_ENCODING = 2  # pictures becoming files
 NUM_HEAVY = 2  # uploads being read, checked and stored; downloads being written
 NUM_WAITING = 32  # deletes that wait for requests to end
 
@@ -23,6 +24,7 @@ class Workers:
     def __init__(self) -> None:
         self._quick = CapacityLimiter(NUM_QUICK)
         self._tokenising = CapacityLimiter(NUM_TOKENISING)
+        self._encoding = CapacityLimiter(NUM_ENCODING)
         self._heavy = CapacityLimiter(NUM_HEAVY)
         self._waiting = CapacityLimiter(NUM_WAITING)
 
@@ -31,6 +33,9 @@ class Workers:
 
     async def tokenising(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         return await to_thread.run_sync(partial(call, *args, **kwargs), limiter=self._tokenising)
+
+    async def encoding(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        return await to_thread.run_sync(partial(call, *args, **kwargs), limiter=self._encoding)
 
     async def heavy(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         return await to_thread.run_sync(partial(call, *args, **kwargs), limiter=self._heavy)

@@ -112,6 +112,10 @@ class ServerConfig(BaseModel):
         description="fused: one blend per step, in the weights; mixed: blends beside each other in one step wherever "
         "they can be; auto chooses for each step by the measured cost.",
     )
+    max_forward_pixels: Count = Field(
+        default=4 * 1024 * 1024,
+        description="Pixels of the images that one forward denoises together; one image always runs.",
+    )
     max_slowdown: Annotated[float, BeforeValidator(_no_bool), Field(ge=1, le=1000, allow_inf_nan=False)] = Field(
         default=2.0,
         description="A step that runs blends beside each other takes at most so many times what the same rows take "
@@ -126,6 +130,9 @@ class ServerConfig(BaseModel):
     )
     max_new_tokens: Count = Field(default=2048, description="Most new tokens that a request may ask for.")
     max_prompt_tokens: Count = Field(default=8192, description="Longest prompt, in tokens.")
+    max_inference_steps: Count = Field(default=200, description="Most denoising steps that a picture may take.")
+    max_images: Count = Field(default=16, description="Most pictures that one request may ask for.")
+    max_image_side: Count = Field(default=2048, description="Longest side of a picture, in pixels.")
     default_deadline_ms: Milliseconds = Field(default=120_000, description="Deadline of a request that states none.")
     max_deadline_ms: Milliseconds = Field(default=600_000, description="Longest deadline that a request may state.")
     delete_wait_s: Seconds = Field(default=30.0, description="How long a delete waits for requests that use it.")

@@ -22,14 +22,23 @@ from server.api.app import build_api
 from server.api.services import BaseInfo, Services
 from server.core.config import ServerConfig, load_config
 from server.core.metrics import Metrics
+from server.core.pictures import PictureInfo
 from server.core.tier_metrics import TierMetrics
 from tests.adapters_store.small_adapters import small_adapter
-from tests.server.fakes import FINGERPRINT, FakeEngine, WordCodec
+from tests.server.fakes import FINGERPRINT, FakeEngine, WordCodec, WordPrompts
 
 BASE_NAME = "tiny-base"
 BASE = BaseDescription(
     fingerprint=FINGERPRINT,
     weights={"layers.0.weight": BaseWeight(name="layers.0.weight", shape=(64, 2048), dtype="float32")},
+)
+PICTURES = PictureInfo(
+    default_height=64,
+    default_width=32,
+    default_num_steps=4,
+    size_multiple=8,
+    schedulers=("ddim", "euler"),
+    can_preview=True,
 )
 
 
@@ -56,10 +65,11 @@ class Rig:
 
 
 @asynccontextmanager
-async def rig(tmp_path: Path, **settings: object) -> AsyncGenerator[Rig, None]:
+async def rig(tmp_path: Path, pictures: PictureInfo | None = None, **settings: object) -> AsyncGenerator[Rig, None]:
+    """With ``pictures`` the base is one that draws."""
     with_keys = {"SHIRA_API_KEYS": str(settings.pop("api_keys"))} if "api_keys" in settings else {}
     config = load_config({"data_dir": tmp_path / "data", "redis": "off", **settings}, with_keys)
-    services, store, engine = make_services(config)
+    services, store, engine = make_services(config, pictures)
     app = build_api(services)
     transport = httpx.ASGITransport(app, raise_app_exceptions=False)
     try:
@@ -69,7 +79,9 @@ async def rig(tmp_path: Path, **settings: object) -> AsyncGenerator[Rig, None]:
         store.close()
 
 
-def make_services(config: ServerConfig) -> tuple[Services, AdapterStore, FakeEngine]:
+def make_services(
+    config: ServerConfig, pictures: PictureInfo | None = None
+) -> tuple[Services, AdapterStore, FakeEngine]:
     metrics = Metrics()
     settings = RedisSettings(mode="off")
     store = AdapterStore(StoreConfig(data_dir=config.data_dir, redis=settings), FINGERPRINT, TierMetrics(metrics))
@@ -80,10 +92,19 @@ def make_services(config: ServerConfig) -> tuple[Services, AdapterStore, FakeEng
         fingerprint=FINGERPRINT,
         dtype="float32",
         device="cpu",
-        max_context_tokens=1000,
+        max_context_tokens=1000 if pictures is None else None,
         description=BASE,
+        pictures=pictures,
     )
-    services = Services(config=config, metrics=metrics, store=store, engine=engine, codec=WordCodec(), base=base)
+    services = Services(
+        config=config,
+        metrics=metrics,
+        store=store,
+        engine=engine,
+        base=base,
+        codec=WordCodec() if pictures is None else None,
+        prompts=None if pictures is None else WordPrompts(),
+    )
     return services, store, engine
 
 

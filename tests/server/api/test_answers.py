@@ -46,18 +46,18 @@ async def test_several_answers_are_choices_beside_the_first_and_count_the_prompt
 async def test_every_answer_is_a_request_of_its_own_with_its_own_seed(tmp_path: Path) -> None:
     async with rig(tmp_path) as server:
         await server.generate(parameters={"n": 3, "seed": 2**63 - 2, "temperature": 0.5})
-        assert [asked.sampling.seed for asked in server.engine.requests] == [2**63 - 2, 2**63 - 1, 0]
+        assert [asked.sampling.seed for asked in server.engine.texts] == [2**63 - 2, 2**63 - 1, 0]
         assert len({asked.id for asked in server.engine.requests}) == 3
-        assert len({asked.prompt_tokens for asked in server.engine.requests}) == 1
+        assert len({asked.prompt_tokens for asked in server.engine.texts}) == 1
         await server.generate(parameters={"n": 2})
-        assert [asked.sampling.seed for asked in server.engine.requests[3:]] == [None, None]
+        assert [asked.sampling.seed for asked in server.engine.texts[3:]] == [None, None]
 
 
 async def test_log_probabilities_tell_each_drawn_token_and_the_likeliest_in_its_place(tmp_path: Path) -> None:
     async with rig(tmp_path) as server:
         for wished in (0, 2):
             answer = (await server.generate(parameters={"logprobs": wished})).json()
-            assert server.engine.requests[-1].sampling.num_logprobs == wished
+            assert server.engine.texts[-1].sampling.num_logprobs == wished
             assert drawn(answer["logprobs"]) == ["Hello", " world", "<end>"]
             first = answer["logprobs"][0]
             assert first["drawn"] == {"token": 5, "text": "Hello", "logprob": -0.5}

@@ -76,7 +76,7 @@ async def test_what_was_asked_reaches_the_engine(tmp_path: Path) -> None:
         await server.generate(
             parameters=parameters, mode="fused", deadline_ms=1500, fusion={"method": "ties", "density": 0.5}
         )
-        asked = server.engine.requests[0]
+        asked = server.engine.texts[0]
         assert (asked.max_new_tokens, asked.stop, asked.ignore_eos, asked.mode) == (7, ("END",), True, "fused")
         drawn = asked.sampling
         assert (drawn.temperature, drawn.top_p, drawn.top_k, drawn.seed, drawn.repetition_penalty) == (
@@ -111,7 +111,7 @@ async def test_messages_go_through_the_chat_template(tmp_path: Path) -> None:
     async with rig(tmp_path) as server:
         body = {"messages": [{"role": "user", "content": "four"}, {"role": "assistant", "content": "sixsix"}]}
         assert (await server.client.post("/generate", json=body)).status_code == 200
-        assert server.engine.requests[0].prompt_tokens == (4, 6)
+        assert server.engine.texts[0].prompt_tokens == (4, 6)
 
 
 async def test_a_stream_is_text_events_then_the_end_with_its_receipt_then_done(tmp_path: Path) -> None:

@@ -25,7 +25,17 @@ REFUSED: dict[str, tuple[dict[str, Any], str | None, str]] = {
     "unknown role": ({"messages": [{"role": "root", "content": "x"}]}, "messages.0.role", "'system'"),
     "unknown field": ({**PROMPT, "adaptor": "a"}, "adaptor", "not permitted"),
     "unknown parameter": ({**PROMPT, "parameters": {"topp": 1}}, "parameters.topp", "not permitted"),
-    "image parameter": ({**PROMPT, "parameters": {"height": 64}}, "parameters.height", "not permitted"),
+    "image parameter": (
+        {**PROMPT, "parameters": {"height": 64}},
+        "parameters.height",
+        "is for a base that draws pictures; this one writes text",
+    ),
+    "image option": ({**PROMPT, "fusion": {"every": 2}}, "fusion.every", "this one writes text"),
+    "fusion step by step": (
+        {**PROMPT, "fusion": {"method": "switch"}},
+        "fusion.method",
+        "denoising steps, and this base writes text, which has none",
+    ),
     "text for a number": ({**PROMPT, "parameters": {"seed": "1"}}, "parameters.seed", "valid integer"),
     "true for a number": ({**PROMPT, "parameters": {"top_k": True}}, "parameters.top_k", "valid integer"),
     "zero tokens": (

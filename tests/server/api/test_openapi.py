@@ -42,14 +42,14 @@ def test_the_stream_and_the_fields_of_a_request_are_described(described: schemat
     )
     schemas = document["components"]["schemas"]
     described_fields = {
-        "Parameters": ("top_p", "top_k", "repetition_penalty", "ignore_eos", "seed", "n", "logprobs"),
-        "Answer": ("logprobs", "choices"),
-        "FusionOptions": ("method", "density"),
-        "GenerateBody": ("mode",),
+        "TextParameters": ("top_p", "top_k", "repetition_penalty", "ignore_eos", "seed", "n", "logprobs"),
+        "TextAnswer": ("logprobs", "choices"),
+        "TextFusion": ("method", "density"),
+        "TextBody": ("mode",),
     }
     for schema, fields in described_fields.items():
         assert all(schemas[schema]["properties"][field]["description"] for field in fields)
-    assert all(f"`{method}`" in schemas["FusionOptions"]["properties"]["method"]["description"] for method in METHODS)
+    assert all(f"`{method}`" in schemas["TextFusion"]["properties"]["method"]["description"] for method in METHODS)
 
 
 @pytest.mark.parametrize("mode", [GenerationMode.POSITIVE, GenerationMode.NEGATIVE], ids=["valid", "invalid"])

@@ -1,4 +1,4 @@
-"""What a generation answers, as JSON. What is None is left out."""
+"""What a text request is answered, as JSON. What is None is left out."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ from typing import Self
 
 from pydantic import BaseModel, Field
 
-from server.core.requests import FinishReason, LikelyToken, Receipt, TokenLogprob, Usage
+from server.api.receipt_view import ReceiptView
+from server.core.requests import FinishReason, LikelyToken, TokenLogprob, Usage
 
 
-class UsageView(BaseModel):
+class TextUsage(BaseModel):
     """``prompt_tokens`` counts the prompt once, however many answers it has."""
 
     prompt_tokens: int
@@ -23,38 +24,6 @@ class UsageView(BaseModel):
         return cls(
             prompt_tokens=usages[0].prompt_tokens,
             completion_tokens=sum(usage.completion_tokens for usage in usages),
-        )
-
-
-class AppliedView(BaseModel):
-    name: str
-    version: str
-    scale: float
-
-
-class ReceiptView(BaseModel):
-    """What was really applied to produce the answer. ``mode`` is ``mixed`` if some step of it ran beside others."""
-
-    base: str
-    adapters: list[AppliedView]
-    fusion: str
-    blend_key: str
-    mode: str
-    switch_ms: float
-    queue_ms: float
-    total_ms: float
-
-    @classmethod
-    def of(cls, receipt: Receipt) -> Self:
-        return cls(
-            base=receipt.base,
-            adapters=[AppliedView(name=one.name, version=one.version, scale=one.scale) for one in receipt.adapters],
-            fusion=receipt.fusion,
-            blend_key=receipt.blend_key,
-            mode=receipt.mode,
-            switch_ms=receipt.switch_ms,
-            queue_ms=receipt.queue_ms,
-            total_ms=receipt.total_ms,
         )
 
 
@@ -95,13 +64,13 @@ class Choice(BaseModel):
     logprobs: list[LogprobView] | None = Field(default=None, description=LOGPROBS_TEXT)
 
 
-class Answer(BaseModel):
+class TextAnswer(BaseModel):
     """``text``, ``finish_reason`` and ``receipt`` are those of the first answer; ``usage`` is of all of them."""
 
     id: str
     text: str
     finish_reason: FinishReason
-    usage: UsageView
+    usage: TextUsage
     receipt: ReceiptView
     logprobs: list[LogprobView] | None = Field(
         default=None, description=f"{LOGPROBS_TEXT} With `n` above 1 they are in `choices`."

@@ -1,0 +1,111 @@
+"""From the body of a picture request to the frozen requests that the engine runs: defaults, seeds, limits."""
+
+from __future__ import annotations
+
+import secrets
+from contextlib import AsyncExitStack
+from dataclasses import replace
+
+from adapters_store.blend import Blend
+from server.api.admission import admit, check_at_most, nth_id
+from server.api.image_schemas import ImageBody
+from server.api.schemas import SEEDS
+from server.api.services import Services
+from server.core.errors import RequestRejected
+from server.core.keys import ApiKey
+from server.core.pictures import PictureInfo
+from server.core.requests import ImageRequest
+from server.core.settings import ServerConfig
+
+DRAWN_SEEDS = 2**32  # every JSON reader holds them exactly
+MOUNTED = "the route is there for bases that draw alone"
+
+
+async def admit_images(
+    services: Services, key: ApiKey, body: ImageBody, held: AsyncExitStack
+) -> tuple[ImageRequest, ...]:
+    """One request for each image asked for. Raises RequestRejected, BlendRejected or AdapterNotFound.
+
+    The versions stay held until ``held`` closes, so that a delete waits for the requests."""
+    config, pictures, asked = services.config, _pictures(services), body.parameters
+    check_at_most(min(config.max_images, config.max_queue), asked.num_images, param="parameters.num_images")
+    num_steps = _num_steps(config, pictures, asked.num_inference_steps)
+    height = _side(config, pictures, "height", asked.height or pictures.default_height)
+    width = _side(config, pictures, "width", asked.width or pictures.default_width)
+    _check_scheduler(pictures, asked.scheduler)
+    _check_previews(pictures, body, num_steps)
+    admitted = await admit(services, key, body, body.fusion.asked, held)
+    await services.workers.tokenising(_check_prompts, services, body)
+    seed = secrets.randbelow(DRAWN_SEEDS) if asked.seed is None else asked.seed
+    first = ImageRequest(
+        **admitted,
+        mode="fused",
+        prompt=body.prompt,
+        negative_prompt=asked.negative_prompt,
+        height=height,
+        width=width,
+        guidance_scale=asked.guidance_scale,
+        scheduler=asked.scheduler,
+        seed=seed,
+        preview_every=asked.previews or 0,
+        max_new_tokens=num_steps,
+        token_cost=_step_cost(pictures, height * width, admitted["blend"]),
+    )
+    further = range(1, asked.num_images)
+    return first, *(replace(first, id=nth_id(first.id, place), seed=(seed + place) % SEEDS) for place in further)
+
+
+def _num_steps(config: ServerConfig, pictures: PictureInfo, asked: int | None) -> int:
+    limit = config.max_inference_steps
+    if asked is None:
+        return min(pictures.default_num_steps, limit)
+    check_at_most(limit, asked, param="parameters.num_inference_steps")
+    return asked
+
+
+def _side(config: ServerConfig, pictures: PictureInfo, name: str, got: int) -> int:
+    multiple, limit = pictures.size_multiple, config.max_image_side
+    if got % multiple or not multiple <= got <= limit:
+        param = f"parameters.{name}"
+        raise RequestRejected(f"{param}: a multiple of {multiple} from {multiple} to {limit}, got {got}", param=param)
+    return got
+
+
+def _check_scheduler(pictures: PictureInfo, asked: str | None) -> None:
+    if asked is not None and asked not in pictures.schedulers:
+        param, known = "parameters.scheduler", ", ".join(pictures.schedulers)
+        raise RequestRejected(f"{param}: one of {known}; got {asked!r}", param=param)
+
+
+def _check_previews(pictures: PictureInfo, body: ImageBody, num_steps: int) -> None:
+    asked, param = body.parameters.previews, "parameters.previews"
+    if asked is None:
+        return
+    if not body.stream:
+        raise RequestRejected(f"{param}: only with stream, which is false", param=param)
+    if not pictures.can_preview:
+        raise RequestRejected(f"{param}: this base shows no picture before it is done", param=param)
+    if asked > num_steps:
+        raise RequestRejected(f"{param}: at most the {num_steps} denoising steps, got {asked}", param=param)
+
+
+def _check_prompts(services: Services, body: ImageBody) -> None:
+    """What an encoder would not read is refused: it would be cut in silence."""
+    check = services.prompts
+    assert check is not None, MOUNTED  # noqa: S101
+    for param, prompt in (("prompt", body.prompt), ("parameters.negative_prompt", body.parameters.negative_prompt)):
+        num_tokens = check.num_tokens(prompt) if prompt else 0
+        if num_tokens > check.max_tokens:
+            message = f"{param}: the text encoder reads at most {check.max_tokens} tokens, got {num_tokens}"
+            raise RequestRejected(message, param=param)
+
+
+def _step_cost(pictures: PictureInfo, num_pixels: int, blend: Blend) -> float:
+    """Of one denoising step, against a step without adapters at the base's own size."""
+    num_runs = len(blend.parts) if blend.fusion.method == "composite" else 1
+    return num_runs * num_pixels / (pictures.default_height * pictures.default_width)
+
+
+def _pictures(services: Services) -> PictureInfo:
+    assert services.base.pictures is not None, MOUNTED  # noqa: S101
+    return services.base.pictures
