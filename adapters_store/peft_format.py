@@ -3,7 +3,7 @@
 Per adapted linear layer ``<module>.shira_indices`` (2, k) row and column (int32; float32 when saved on Windows) and
 ``<module>.shira_weight`` (k,), the deltas; PEFT prefixes both with ``base_model.model.``. In the single form the config
 is JSON under the metadata key ``lora_adapter_metadata``. A config from a client is data: nothing in it is looked up,
-imported or fetched.
+imported or fetched. A pipeline's ``save_lora_weights`` puts the component before each name and each key of the config.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import NoReturn
 
 import torch
-from pydantic import BaseModel, ConfigDict, ValidationError
 from torch import Tensor
 
 from adapters_store.adapter import TORCH_DTYPES, DTypeName, build_adapter
 from adapters_store.base import BaseDescription, BaseWeight
-from adapters_store.container import DEFAULT_LIMITS, Header, Limits, map_file, parse_json, read_header, tensor_at
+from adapters_store.base_names import find_weight
+from adapters_store.container import DEFAULT_LIMITS, Header, Limits, map_file, read_header, tensor_at
 from adapters_store.container.header import Buffer, TensorSpan
 from adapters_store.errors import AdapterRejected, BaseMismatch
 from adapters_store.format import ParsedUpload, Positions, pack_positions
@@ -26,6 +26,7 @@ from adapters_store.format.manifest import check_table
 from adapters_store.format.native import MANIFEST_KEY, parse_native
 from adapters_store.format.scan import check_values
 from adapters_store.format.tensors import VALUE_DTYPES
+from adapters_store.peft_config import check_config
 
 DIFFUSERS_KEY = "lora_adapter_metadata"
 PREFIX = "base_model.model."
@@ -42,7 +43,7 @@ def read_peft(
     OSError."""
     with config_path.open("rb") as file:
         text = file.read(limits.config_bytes + 1)
-    _check_config(text, "adapter_config.json", limits)
+    check_config(text, "adapter_config.json", limits)
     buffer = map_file(weights_path, limits)
     return _parse_layers(buffer, read_header(buffer, limits), base, limits)
 
@@ -56,13 +57,14 @@ def read_single_file(path: Path, *, base: BaseDescription, limits: Limits = DEFA
     if MANIFEST_KEY in header.metadata:
         return parse_native(buffer, header, base=base, limits=limits)
     if DIFFUSERS_KEY in header.metadata:
-        _check_config(header.metadata[DIFFUSERS_KEY].encode(), DIFFUSERS_KEY, limits)
+        check_config(header.metadata[DIFFUSERS_KEY].encode(), DIFFUSERS_KEY, limits, components=base.components)
         return _parse_layers(buffer, header, base, limits)
     raise AdapterRejected(
         "metadata",
         tensor="__metadata__",
         expected=f"the key {MANIFEST_KEY!r} (native) or {DIFFUSERS_KEY!r} (diffusers)",
-        got="neither; the files of a PEFT checkpoint are uploaded together, as config and weights",
+        got="neither; the files of a PEFT checkpoint are uploaded together, as config and weights, and a pipeline's "
+        "save_lora_weights has to be given the config (unet_lora_adapter_metadata)",
     )
 
 
@@ -71,45 +73,6 @@ class _Layer:
     weight: BaseWeight
     indices: TensorSpan
     values: TensorSpan
-
-
-class _Config(BaseModel):
-    """What decides whether the tensors mean what this module takes them for; the rest of the config is training."""
-
-    model_config = ConfigDict(strict=True, extra="ignore")
-
-    peft_type: str
-    modules_to_save: list[str] | None = None
-    fan_in_fan_out: bool = False
-
-
-def _check_config(text: bytes, what: str, limits: Limits) -> None:
-    limits.check("config_bytes", len(text), tensor=what)
-    try:
-        config = _Config.model_validate(parse_json(text, what=what, max_depth=limits.json_depth))
-    except ValidationError as error:
-        first = error.errors(include_url=False, include_context=False)[0]
-        where = ".".join([what, *(str(part) for part in first["loc"])])[:200]
-        got = ascii(first["input"])[:80]
-        raise AdapterRejected("config", tensor=where, expected=first["msg"], got=got) from None
-    if config.peft_type != "SHIRA":
-        raise AdapterRejected(
-            "peft_type",
-            tensor=what,
-            expected="SHIRA (other types have to be converted to a sparse delta first)",
-            got=ascii(config.peft_type[:40]),
-        )
-    if config.modules_to_save:
-        raise AdapterRejected(
-            "modules_to_save",
-            tensor=what,
-            expected="none: whole modules are not sparse deltas",
-            got=ascii(config.modules_to_save)[:80],
-        )
-    if config.fan_in_fan_out:
-        raise AdapterRejected(
-            "fan_in_fan_out", tensor=what, expected="false: SHiRA adapts nn.Linear weights (out, in)", got="true"
-        )
 
 
 def _parse_layers(buffer: Buffer, header: Header, base: BaseDescription, limits: Limits) -> ParsedUpload:
@@ -142,14 +105,14 @@ def _pair_layers(header: Header, base: BaseDescription, limits: Limits) -> list[
                 "tensors", tensor=ascii(name[:120]), expected=f"names ending in {INDICES_SUFFIX} or {VALUES_SUFFIX}",
                 got="a full tensor or one of another adapter type",
             )  # fmt: skip
-        weight_name = name.removesuffix(suffix).removeprefix(PREFIX) + ".weight"
+        weight_name = _weight_name(name.removesuffix(suffix), base)
         if suffix in found.setdefault(weight_name, {}):
             raise AdapterRejected("unique", tensor=ascii(name[:120]), expected="each layer once", got="the layer twice")
         found[weight_name][suffix] = span
     limits.check("weights", len(found))
     if not found:
         raise AdapterRejected("tensors", tensor=None, expected="at least one adapted layer", got="no tensors")
-    layers = []
+    layers: dict[str, _Layer] = {}
     for weight_name in sorted(found):
         pair = found[weight_name]
         if len(pair) != 2:
@@ -157,14 +120,20 @@ def _pair_layers(header: Header, base: BaseDescription, limits: Limits) -> list[
             raise AdapterRejected(
                 "tensors", tensor=ascii(weight_name[:120]), expected="indices and values", got=f"no {missing}"
             )
-        weight = base.weights.get(weight_name)
-        if weight is None:
-            raise BaseMismatch(
-                "weight", tensor=ascii(weight_name[:120]), expected="a weight of the base", got="an unknown name"
-            )
-        layers.append(_Layer(weight=weight, indices=pair[INDICES_SUFFIX], values=pair[VALUES_SUFFIX]))
-        _check_layer(layers[-1])
-    return layers
+        weight = find_weight(weight_name, base)
+        if weight.name in layers:  # under two names, with and without its component
+            raise AdapterRejected("unique", tensor=weight.name, expected="each layer once", got="the layer twice")
+        layers[weight.name] = _Layer(weight=weight, indices=pair[INDICES_SUFFIX], values=pair[VALUES_SUFFIX])
+        _check_layer(layers[weight.name])
+    return [layers[name] for name in sorted(layers)]
+
+
+def _weight_name(module: str, base: BaseDescription) -> str:
+    """Without PEFT's prefix, which a pipeline's file has behind the component."""
+    component, _, rest = module.partition(".")
+    if component in base.components:
+        return f"{component}.{rest.removeprefix(PREFIX)}.weight"
+    return module.removeprefix(PREFIX) + ".weight"
 
 
 def _check_layer(layer: _Layer) -> None:

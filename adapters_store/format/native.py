@@ -22,6 +22,7 @@ from adapters_store.adapter import (
     values_digest,
 )
 from adapters_store.base import BaseDescription
+from adapters_store.base_names import check_adaptable, expected_names
 from adapters_store.container import (
     DEFAULT_LIMITS,
     Limits,
@@ -77,7 +78,12 @@ def parse_native(buffer: Buffer, header: Header, *, base: BaseDescription | None
     )
     if base is not None:
         if manifest.base != base.fingerprint:
-            raise BaseMismatch("base", tensor="manifest.base", expected=base.fingerprint, got=manifest.base)
+            raise BaseMismatch(
+                "base",
+                tensor="manifest.base",
+                expected=f"{base.fingerprint} ({expected_names(base)})",
+                got=f"{manifest.base} (an adapter of {table[0].name})",
+            )
         check_against_base(table, base)
     check_indices(table, offsets, indices)
     check_values(values)
@@ -116,7 +122,8 @@ def check_against_base(table: WeightTable, base: BaseDescription) -> None:
     for entry in table:
         weight = base.weights.get(entry.name)
         if weight is None:
-            raise BaseMismatch("weight", tensor=entry.name, expected="a weight of the base", got="an unknown name")
+            raise BaseMismatch("weight", tensor=entry.name, expected=expected_names(base), got="an unknown name")
+        check_adaptable(entry.name, base)
         if entry.shape != weight.shape:
             raise BaseMismatch("shape", tensor=entry.name, expected=str(list(weight.shape)), got=str(list(entry.shape)))
         if entry.dtype != weight.dtype:

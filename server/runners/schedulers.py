@@ -32,10 +32,9 @@ def scheduler_names(pipeline: Any) -> tuple[str, ...]:
 
 
 def make_scheduler(pipeline: Any, name: str | None = None) -> Any:
-    """A new scheduler with the base's noise schedule and a state of its own: one per image that is being drawn. Without a
-    name, the default.
+    """A new scheduler with the base's noise schedule and a state of its own: one per image that is being drawn.
 
-    Raises RequestRejected for a name that this pipeline cannot use."""
+    No name is ``default``. Raises RequestRejected for a name that this pipeline cannot use."""
     if name is None or name == DEFAULT:
         return copy.deepcopy(pipeline.scheduler)  # its config alone does not tell: some are mended on load
     classes = _compatible_classes(pipeline)
