@@ -1,6 +1,6 @@
 """The composition root: the only place that knows every part. Read it as the table of contents of the server.
 
-config → metrics → store → weights → execution → runner → engine → routes; the lifespan starts them in this order and
+config → metrics → base → store → execution → runner → engine → routes; the lifespan starts them in this order and
 stops them in reverse, after the requests that were accepted have been answered.
 """
 
@@ -16,7 +16,6 @@ from collections.abc import AsyncIterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
 from functools import partial
-from pathlib import Path
 
 import torch
 import uvicorn
@@ -26,8 +25,7 @@ from adapters_store.store import AdapterStore
 from adapters_store.store_config import StoreConfig
 from adapters_store.tiers.redis_settings import RedisSettings
 from server.api.app import build_api
-from server.api.services import BaseInfo, Services
-from server.calibration import calibrate
+from server.api.services import Services
 from server.core.clock import MonotonicClock
 from server.core.errors import ServerError
 from server.core.log import configure_logging
@@ -37,13 +35,10 @@ from server.core.tier_metrics import TierMetrics
 from server.core.waiting import take_turns_often
 from server.draining import DrainingServer
 from server.engine.client import EngineClient
-from server.engine.cost import CostModel
-from server.engine.limits import Limits
 from server.engine.loop import EngineThread
 from server.engine.messages import Forget
 from server.execution.residency import StoreResidency
-from server.runners.loading import LoadedModel, load_llm, resolve_model
-from server.stack import build_stack
+from server.served import load_base, serve
 
 log = logging.getLogger(__name__)
 
@@ -99,33 +94,19 @@ def build_app(config: ServerConfig) -> FastAPI:
     Raises ModelNotLoadable, DataDirLocked."""
     metrics = Metrics()
     clock = MonotonicClock()
-    loaded = _load_base(config)
+    loaded = load_base(config)
     tier_metrics = TierMetrics(metrics)
     store = AdapterStore(_store_config(config), loaded.weights.fingerprint, tier_metrics)
-    stack = build_stack(
-        loaded,
-        store,
-        device_budget_bytes=config.device_budget_bytes,
-        kv_budget_bytes=config.kv_budget_bytes,
-        metrics=metrics,
-        observer=tier_metrics,
-    )
+    served = serve(loaded, config, store, metrics, tier_metrics)
     loaders = ThreadPoolExecutor(LOADER_THREADS, thread_name_prefix="loader")
     engine = EngineThread(
-        execution=stack.execution,
-        runner=stack.runner,
+        execution=served.execution,
+        runner=served.runner,
         residency=StoreResidency(store, loaders),
         clock=clock,
         metrics=metrics,
-        limits=Limits(
-            max_queue=config.max_queue,
-            max_batch=config.max_batch,
-            max_step_tokens=config.max_step_tokens,
-            schedule=config.schedule,
-            max_slowdown=config.max_slowdown,
-            patience_steps=config.patience_steps,
-        ),
-        costs=calibrate(loaded, stack.backend) if config.calibrate else CostModel(),
+        limits=served.limits,
+        costs=served.costs,
     )
     client = EngineClient(engine, clock)
     store.subscribe(lambda version: engine.post(Forget(version=version, done=Future())))  # deleted by a peer
@@ -135,8 +116,9 @@ def build_app(config: ServerConfig) -> FastAPI:
             metrics=metrics,
             store=store,
             engine=client,
-            codec=stack.codec,
-            base=_base_info(config, loaded),
+            codec=served.codec,
+            prompts=served.prompts,
+            base=served.info,
             now=clock.now,
         )
     )
@@ -146,7 +128,9 @@ def build_app(config: ServerConfig) -> FastAPI:
         store.start()
         engine.start()
         _freeze_long_lived_objects()
-        log.info("ready: %s, kernels %s, %d MiB of weights", loaded.name, stack.kernels, loaded.weights.num_bytes >> 20)
+        log.info(
+            "ready: %s, kernels %s, %d MiB of weights", loaded.name, served.kernels, loaded.weights.num_bytes >> 20
+        )
         try:
             yield
         finally:
@@ -160,34 +144,6 @@ def build_app(config: ServerConfig) -> FastAPI:
     app.state.drain = partial(client.drain, config.drain_s)
     app.router.lifespan_context = lifespan
     return app
-
-
-def _load_base(config: ServerConfig) -> LoadedModel:
-    path = resolve_model(config.model, config.models_path)
-    return load_llm(
-        path,
-        name=_base_name(config.model),
-        dtype=config.dtype,
-        device=config.device,
-        fingerprints_dir=config.data_dir / "fingerprints",
-    )
-
-
-def _base_name(model: str) -> str:
-    """What requests may call the base: the last part of a path or hub id, without the source after an @."""
-    return Path(model).name.partition("@")[0]
-
-
-def _base_info(config: ServerConfig, loaded: LoadedModel) -> BaseInfo:
-    weights = loaded.weights
-    return BaseInfo(
-        name=loaded.name,
-        fingerprint=weights.fingerprint,
-        dtype=weights.dtype,
-        device=str(weights.device),
-        max_context_tokens=min(loaded.max_context_tokens, config.max_prompt_tokens + config.max_new_tokens),
-        description=weights.description,
-    )
 
 
 def _store_config(config: ServerConfig) -> StoreConfig:

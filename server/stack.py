@@ -1,4 +1,4 @@
-"""From a loaded model to one that runs: weights → execution → backend → runner, for whoever drives it step by step."""
+"""From a loaded model to one that runs: weights → execution → runner, for whoever drives it step by step."""
 
 from __future__ import annotations
 
@@ -12,10 +12,13 @@ from server.core.metrics import Metrics
 from server.execution.fused import FusedExecution
 from server.execution.mixed import MixedExecution
 from server.execution.staging import AdapterSource
+from server.execution.stepwise import StepwiseExecution
 from server.runners.backend import Backend
 from server.runners.backends import pick_backend
+from server.runners.diffusion import DiffusionRunner
 from server.runners.llm import LlmRunner
 from server.runners.loading import LoadedModel
+from server.runners.pipeline_loading import LoadedPipeline
 from server.runners.text import TextCodec
 
 PickBackend = Callable[[LoadedModel, RowKernels, int], Backend]
@@ -23,13 +26,23 @@ PickBackend = Callable[[LoadedModel, RowKernels, int], Backend]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stack:
-    """Everything one thread drives. ``kernels``: what runs the switches and the products, for logs and reports."""
+    """Everything one thread drives for texts. ``kernels``: what runs switches and products, for logs and reports."""
 
     loaded: LoadedModel
     execution: MixedExecution
     runner: LlmRunner
     backend: Backend
     codec: TextCodec
+    kernels: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PictureStack:
+    """The same for pictures."""
+
+    loaded: LoadedPipeline
+    execution: StepwiseExecution
+    runner: DiffusionRunner
     kernels: str
 
 
@@ -85,3 +98,28 @@ def build_stack(
         codec=codec,
         kernels=f"{kernels.name}, rows {row_kernels.name}",
     )
+
+
+def build_picture_stack(
+    loaded: LoadedPipeline,
+    source: AdapterSource,
+    *,
+    device_budget_bytes: int,
+    max_images: int,
+    max_forward_pixels: int,
+    metrics: Metrics | None = None,
+    observer: TierObserver | None = None,
+) -> PictureStack:
+    """At most ``max_images`` are under way at a time, one forward is over at most ``max_forward_pixels`` of them."""
+    kernels = get_kernels(loaded.weights.device)
+    fused = FusedExecution(
+        loaded.weights,
+        kernels,
+        source,
+        device_budget_bytes=device_budget_bytes,
+        metrics=metrics or Metrics(),
+        observer=observer,
+    )
+    execution = StepwiseExecution(fused, prefix=f"{loaded.denoiser}.")
+    runner = DiffusionRunner(loaded, execution, max_images=max_images, max_pixels=max_forward_pixels)
+    return PictureStack(loaded=loaded, execution=execution, runner=runner, kernels=kernels.name)

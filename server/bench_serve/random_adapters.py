@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -21,18 +21,30 @@ LORA_RANK = 16
 LORA_SCALE = 1e-2
 
 
-def sparse_adapter(base: BaseDescription, *, sparsity: float, seed: int) -> Adapter:
-    """Of every linear layer of a decoder each weight with probability ``sparsity``: the mask ``rand``, positions of
-    its own for every seed. Values are normal, bfloat16."""
+def is_of_decoder(name: str) -> bool:
+    """A linear layer of a causal LM."""
+    return name.removesuffix(".weight").endswith(TARGETS)
+
+
+def sparse_adapter(
+    base: BaseDescription,
+    *,
+    sparsity: float,
+    seed: int,
+    is_target: Callable[[str], bool] = is_of_decoder,
+    delta_scale: float = DELTA_SCALE,
+) -> Adapter:
+    """Of every weight that is a target each element with probability ``sparsity``: the mask ``rand``, positions of its
+    own for every seed. Values are normal with standard deviation ``delta_scale``, bfloat16."""
     rng = np.random.default_rng(seed)
     index_set = pack_positions(
         [
             Positions(name=name, shape=weight.shape, dtype=dtype, flat=_bernoulli(weight.shape, sparsity, rng))
             for name, weight in sorted(base.weights.items(), key=lambda item: item[0].encode())
-            if name.removesuffix(".weight").endswith(TARGETS) and (dtype := weight.adaptable_dtype) is not None
+            if is_target(name) and (dtype := weight.adaptable_dtype) is not None
         ]
     )
-    values = rng.standard_normal(index_set.num_entries, dtype=np.float32) * np.float32(DELTA_SCALE)
+    values = rng.standard_normal(index_set.num_entries, dtype=np.float32) * np.float32(delta_scale)
     return build_adapter(base=base.fingerprint, index_set=index_set, values=torch.from_numpy(values).bfloat16())
 
 

@@ -137,6 +137,15 @@ class StagedBlends:
             self._source.release(adapter)
         return Survey(num_entries=num_entries, is_mixable=is_mixable)
 
+    def names(self, blend: Blend) -> list[str]:
+        """The weights that the blend touches, as its adapters name them."""
+        names = []
+        for member in blend.members:
+            adapter = self._source.acquire(member.version)
+            names += [entry.name for entry in adapter.index_set.table]
+            self._source.release(adapter)
+        return names
+
     def hold_targets(self, staged: Staged | None, dominant: Staged | None) -> Held:
         """What rows of ``staged`` (None: the base) run with beside ``dominant`` (None: the base) in the weights, kept
         until ``let_go_targets``. Both are held. Raises BlendRejected where that is not possible, BudgetExceeded."""

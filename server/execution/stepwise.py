@@ -12,7 +12,7 @@ from typing import Any
 
 from adapters_store.adapter import Fingerprint, Version
 from adapters_store.blend import Blend, BlendKey
-from adapters_store.errors import BudgetExceeded
+from adapters_store.errors import BlendRejected, BudgetExceeded
 from server.core.steps import Survey, SwitchReport, VerifyReport
 from server.execution.fused import FusedExecution
 from server.execution.staging import Staged
@@ -22,8 +22,10 @@ class StepwiseExecution:
     """Satisfies ``engine.ports.Execution``. Owns whose turn it can be, as FusedExecution owns what is in the weights.
     Engine thread only."""
 
-    def __init__(self, fused: FusedExecution) -> None:
+    def __init__(self, fused: FusedExecution, *, prefix: str = "") -> None:
+        """``prefix`` of the names of weights that run in every step: those of the denoiser."""
         self._fused = fused
+        self._prefix = prefix
         self._stepwise: Blend | None = None  # the active blend if it has several parts, one of which is in the weights
         self._held: dict[BlendKey, Staged] = {}  # of its parts, in the order they were held
 
@@ -41,7 +43,10 @@ class StepwiseExecution:
         return self._fused.broken
 
     def survey(self, blend: Blend) -> Survey:
-        """Of the largest part. Nothing runs beside anything."""
+        """Of the largest part. Nothing runs beside anything. Raises BlendRejected for turns of an adapter that changes
+        more than the denoiser: the prompt is read once, under one part, and would be read wrong for the others."""
+        if blend.is_stepwise:
+            self._check_turns(blend)
         surveys = [self._fused.blends.survey(part) for part in blend.parts]
         return Survey(num_entries=max(survey.num_entries for survey in surveys), is_mixable=False)
 
@@ -97,6 +102,14 @@ class StepwiseExecution:
     def describe(self) -> dict[str, Any]:
         """``active`` is what is in the weights; ``in_turn`` the stepwise blend that it is a part of."""
         return {"mode": "fused", **self._fused.describe(), "in_turn": self._describe_turns()}
+
+    def _check_turns(self, blend: Blend) -> None:
+        for name in self._fused.blends.names(blend):
+            if not name.startswith(self._prefix):
+                raise BlendRejected(
+                    f"fusion.method {blend.fusion.method}: expected adapters of weights {self._prefix}…, which run in every "
+                    f"step, got one that changes {name}"
+                )
 
     def _bring_in(self, part: Blend, stage_s: float, started: float) -> SwitchReport:
         stage_s += self._hold(part)

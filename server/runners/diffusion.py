@@ -36,7 +36,7 @@ class DiffusionRunner:
         self._parts = parts
         self._max_images = max_images
         self._max_pixels = max_pixels
-        self._denoiser = loaded.denoiser
+        self._denoiser = getattr(loaded.pipeline, loaded.denoiser)
         self._preview = partial(preview, loaded.pipeline)
         self._live: dict[RequestId, Drawing] = {}
 
@@ -54,7 +54,7 @@ class DiffusionRunner:
         if new.id not in self._live:
             pipeline = self._loaded.pipeline
             scheduler = make_scheduler(pipeline, new.scheduler or DEFAULT)
-            self._live[new.id] = Drawing(pipeline, self._loaded.denoiser_name, new, scheduler, self._preview)
+            self._live[new.id] = Drawing(pipeline, self._loaded.denoiser, new, scheduler, self._preview)
         return Reused()
 
     @torch.inference_mode()
@@ -80,7 +80,7 @@ class DiffusionRunner:
                 drawing.close()
 
     def describe(self) -> dict[str, Any]:
-        return {"num_images": len(self._live), "max_images": self._max_images, "denoiser": self._loaded.denoiser_name}
+        return {"num_images": len(self._live), "max_images": self._max_images, "denoiser": self._loaded.denoiser}
 
     def _advance(self, parts: Sequence[Blend], steps: Sequence[_Step]) -> None:
         """Answers one call of each, under each of these parts."""

@@ -35,5 +35,5 @@ def _shrink(latents: Tensor) -> Tensor:
     side = max(latents.shape[-2:])
     if side <= MAX_SIDE:
         return latents
-    size = [max(1, round(length * MAX_SIDE / side)) for length in latents.shape[-2:]]
-    return nn.functional.adaptive_avg_pool2d(latents, size)
+    height, width = (max(1, round(length * MAX_SIDE / side)) for length in latents.shape[-2:])
+    return nn.functional.adaptive_avg_pool2d(latents, (height, width))

@@ -132,6 +132,18 @@ def test_a_survey_counts_the_entries_of_the_largest_part() -> None:
     assert not any(world.shelf.held.values())
 
 
+@pytest.mark.parametrize("method", STEPWISE_METHODS)
+def test_turns_of_an_adapter_that_does_more_than_run_in_every_step_are_refused(method: StepwiseMethod) -> None:
+    world = World()
+    stepwise = StepwiseExecution(world.execution, prefix="a.")
+    stepped = world.blend(make_adapter(1, make_index_set(1, ["a.weight"])))
+    other = world.blend(make_adapter(2, make_index_set(2, ["a.weight", "d.bias"])))
+    with pytest.raises(BlendRejected, match=r"d\.bias"):
+        stepwise.survey(in_turn(stepped, other, method=method))
+    stepwise.survey(other)
+    assert not any(world.shelf.held.values())
+
+
 def test_held_parts_stay_until_the_blend_leaves_and_not_longer() -> None:
     world = World(budget_bytes=3 * bytes_of_one_part())
     stepwise = StepwiseExecution(world.execution)

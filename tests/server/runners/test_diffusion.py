@@ -1,0 +1,270 @@
+"""Images under adapters, against diffusers run by hand over weights that were changed by hand."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from adapters_store.blend import BASE, Blend
+from server.core.requests import RequestId
+from server.core.steps import StepError, StepImage, Work
+from server.execution.audit import audit
+from tests.server.runners.picture_rig import NUM_STEPS, SIZE, PictureRig, deltas, image_request, one, pixels
+from tests.server.runners.tiny_pipelines import FAMILIES, Family
+
+Pixels = np.ndarray[Any, Any]
+
+
+@pytest.fixture(scope="module")
+def rigs(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Family], PictureRig]:
+    folder = tmp_path_factory.mktemp("pipelines")
+    made: dict[Family, PictureRig] = {}
+
+    def rig(family: Family) -> PictureRig:
+        if family not in made:
+            made[family] = PictureRig.of(family, folder / family)
+        return made[family]
+
+    return rig
+
+
+@pytest.fixture
+def rig(rigs: Callable[[Family], PictureRig]) -> Iterator[PictureRig]:
+    rig = rigs("sd")
+    yield rig
+    rig.stack.execution.restore()
+    assert_base_is_back(rig)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_an_image_of_an_adapter_is_what_diffusers_draws_over_changed_weights(
+    rigs: Callable[[Family], PictureRig], family: Family
+) -> None:
+    rig = rigs(family)
+    denoising, reading = rig.adapter(1), rig.adapter(2, component="text_encoder")
+    for blend, merged in (
+        (one(denoising), deltas([(denoising, 1.0)])),
+        (one(reading), deltas([(reading, 1.0)])),
+        (one(denoising, reading, scale=0.5), deltas([(denoising, 0.5), (reading, 0.5)])),
+        (BASE, {}),
+    ):
+        [picture] = rig.draw(image_request(blend=blend))
+        with changed(rig, merged):
+            expected = by_diffusers(rig)
+        assert pixels(picture).tobytes() == expected.tobytes(), blend
+
+
+def test_adapters_change_what_is_drawn(rig: PictureRig) -> None:
+    pictures = rig.draw(
+        image_request("base"),
+        image_request("a", one(rig.adapter(1))),
+        image_request("b", one(rig.adapter(2, component="text_encoder"))),
+    )
+
+    assert len({picture.rgb for picture in pictures}) == 3
+
+
+def test_images_of_four_blends_that_take_turns_are_those_of_each_alone(rig: PictureRig) -> None:
+    blends = [BASE, one(rig.adapter(1)), one(rig.adapter(2)), one(rig.adapter(1), rig.adapter(2), scale=0.7)]
+    requests = [image_request(f"r{place}", blend, seed=place) for place, blend in enumerate(blends)]
+
+    together = rig.draw(*requests)
+
+    assert [picture.rgb for picture in together] == [rig.draw(request)[0].rgb for request in requests]
+
+
+def test_images_of_one_blend_share_forwards_up_to_the_limit_of_pixels(tmp_path: Path) -> None:
+    rig = PictureRig.of("sd", tmp_path / "sd", max_pixels=2 * SIZE * SIZE)
+    rows: list[int] = []
+    rig.loaded.pipeline.unet.register_forward_pre_hook(lambda _, args: rows.append(args[0].shape[0]))
+
+    rig.draw(*(image_request(f"r{seed}", seed=seed) for seed in range(5)))
+
+    assert rows == [4, 4, 2] * NUM_STEPS  # two rows for each image
+
+
+def test_switch_has_each_adapter_in_the_weights_for_its_steps(rig: PictureRig) -> None:
+    first, second = rig.adapter(1), rig.adapter(2)
+    asked = image_request(blend=one(first, second, method="switch", every=2), max_new_tokens=5)
+
+    [picture] = rig.draw(asked)
+
+    turns = [first, first, second, second, first]
+    expected = with_denoiser(rig, lambda step, run: run(deltas([(turns[step], 1.0)])), num_steps=5)
+    assert pixels(picture).tobytes() == expected.tobytes()
+
+
+def test_switch_goes_in_the_order_of_the_request(rig: PictureRig) -> None:
+    first, second = rig.adapter(1), rig.adapter(2)
+
+    one_way, other_way = rig.draw(
+        image_request("a", one(first, second, method="switch")), image_request("b", one(second, first, method="switch"))
+    )
+
+    assert one_way.rgb != other_way.rgb
+
+
+def test_images_at_different_turns_of_one_blend_run_in_one_step(rig: PictureRig) -> None:
+    blend = one(rig.adapter(1), rig.adapter(2), method="switch")
+    alone = rig.draw(image_request("a", blend))[0].rgb
+    runner, execution = rig.runner, rig.stack.execution
+    runner.begin(image_request("early", blend))
+    execution.activate(blend)
+    runner.step([Work(id=RequestId("early"))])
+    runner.begin(image_request("late", blend))
+
+    pictures: dict[str, bytes] = {}
+    while len(pictures) < 2:
+        waiting = [Work(id=RequestId(name)) for name in ("early", "late") if name not in pictures]
+        for result in runner.step(waiting):
+            assert isinstance(result, StepImage)
+            if result.picture is not None:
+                pictures[str(result.id)] = result.picture.rgb
+    runner.drop([RequestId("early"), RequestId("late")])
+
+    assert pictures["early"] == pictures["late"] == alone
+
+
+def test_composite_averages_the_guided_noise_of_its_adapters(rig: PictureRig) -> None:
+    adapters = [rig.adapter(seed) for seed in (1, 2, 3)]
+
+    [picture] = rig.draw(image_request(blend=one(*adapters, method="composite")))
+
+    def average(_: int, run: Callable[[Mapping[str, Tensor]], Tensor]) -> Tensor:
+        return torch.stack([run(deltas([(adapter, 1.0)])) for adapter in adapters]).mean(dim=0)
+
+    expected = with_denoiser(rig, average, num_steps=NUM_STEPS)
+    assert np.abs(pixels(picture).astype(int) - expected).max() <= 1
+
+
+def test_switches_within_a_step_are_told(rig: PictureRig) -> None:
+    blend = one(rig.adapter(1), rig.adapter(2), method="composite")
+    rig.runner.begin(image_request("r", blend))
+    rig.stack.execution.activate(blend)
+
+    [result] = rig.runner.step([Work(id=RequestId("r"))])
+
+    rig.runner.drop([RequestId("r")])
+    assert isinstance(result, StepImage)
+    assert result.switch_s > 0
+
+
+def test_an_image_that_fails_fails_alone(rig: PictureRig) -> None:
+    rig.runner.begin(image_request("good"))
+    rig.runner.begin(image_request("bad", height=SIZE + 1))
+    rig.stack.execution.restore()
+
+    results = {result.id: result for result in rig.runner.step([Work(id=RequestId(i)) for i in ("good", "bad")])}
+
+    rig.runner.drop([RequestId("good"), RequestId("bad")])
+    assert isinstance(results[RequestId("bad")], StepError)
+    assert isinstance(results[RequestId("good")], StepImage)
+
+
+def test_every_seed_is_an_image_and_none_is_a_new_one_each_time(rig: PictureRig) -> None:
+    first, again, other, drawn, drawn_again = (
+        rig.draw(image_request(seed=seed))[0].rgb for seed in (5, 5, 6, None, None)
+    )
+
+    assert first == again
+    assert len({first, other, drawn, drawn_again}) == 4
+
+
+def test_a_thousand_switches_between_denoising_steps_leave_the_base_bit_for_bit(rig: PictureRig) -> None:
+    blends = [BASE, *(one(rig.adapter(seed), scale=scale) for seed in (1, 2, 3) for scale in (1.0, -0.3))]
+    blends.append(one(rig.adapter(1), rig.adapter(2), method="switch"))
+    order = torch.Generator().manual_seed(0)
+    before = rig.draw(image_request("before"))[0].rgb
+    live: dict[RequestId, Blend] = {}
+    num_switches, names = 0, iter(range(1_000_000))
+    while num_switches < 1_000:
+        blend = blends[int(torch.randint(len(blends), (1,), generator=order))]
+        num_switches += rig.stack.execution.activate(blend).kind != "none"
+        of_blend = [name for name, other in live.items() if other is blend]
+        if not of_blend:
+            new = image_request(f"r{next(names)}", blend, height=8, width=8, max_new_tokens=4)
+            rig.runner.begin(new)
+            live[new.id] = blend
+            of_blend = [new.id]
+        for result in rig.runner.step([Work(id=name) for name in of_blend]):
+            assert isinstance(result, StepImage)
+            if result.picture is not None:
+                rig.runner.drop([result.id])
+                del live[result.id]
+    rig.runner.drop(list(live))
+    rig.stack.execution.restore()
+
+    assert_base_is_back(rig)
+    assert rig.draw(image_request("after"))[0].rgb == before
+
+
+def assert_base_is_back(rig: PictureRig) -> None:
+    *_, report = audit(rig.loaded.weights, lambda: None)
+    assert report is not None
+    assert report.ok
+
+
+def by_diffusers(rig: PictureRig) -> Pixels:
+    return with_denoiser(rig, None, num_steps=NUM_STEPS)
+
+
+Predict = Callable[[int, Callable[[Mapping[str, Tensor]], Tensor]], Tensor]
+
+
+def with_denoiser(rig: PictureRig, predict: Predict | None, *, num_steps: int) -> Pixels:
+    """One image in one call of the pipeline. ``predict`` gets the step, and what runs the denoiser over the weights
+    with these deltas added; it returns the noise."""
+    pipeline = copy.copy(rig.loaded.pipeline)
+    vars(pipeline)["scheduler"] = copy.deepcopy(pipeline.scheduler)
+    if predict is not None:
+        vars(pipeline)[rig.loaded.denoiser] = _Predicting(rig, predict)
+    generator = torch.Generator().manual_seed(1)
+    made = pipeline(
+        "a red apple", height=SIZE, width=SIZE, num_inference_steps=num_steps, generator=generator, output_type="np"
+    )
+    return np.asarray((made.images[0] * 255).round().astype(np.uint8))
+
+
+class _Predicting:
+    def __init__(self, rig: PictureRig, predict: Predict) -> None:
+        self._rig = rig
+        self._predict = predict
+        self._denoiser = getattr(rig.loaded.pipeline, rig.loaded.denoiser)
+        self._step = 0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._denoiser, name)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        def run(merged: Mapping[str, Tensor]) -> Tensor:
+            with changed(self._rig, merged):
+                noise: Tensor = self._denoiser(*args, **kwargs)[0]
+                return noise
+
+        noise = self._predict(self._step, run)
+        self._step += 1
+        return (noise,)
+
+
+@contextmanager
+def changed(rig: PictureRig, merged: Mapping[str, Tensor]) -> Iterator[None]:
+    """The base with these deltas added in float32 and rounded once."""
+    rig.stack.execution.restore()
+    tensors = {name: weight.tensor for weight in rig.loaded.weights.weights for name in (weight.name, *weight.aliases)}
+    kept = {name: tensors[name].clone() for name in merged}
+    with torch.inference_mode(False), torch.no_grad():
+        for name, delta in merged.items():
+            tensors[name].copy_((kept[name].float() + delta).to(tensors[name].dtype))
+        try:
+            yield
+        finally:
+            for name, words in kept.items():
+                tensors[name].copy_(words)
