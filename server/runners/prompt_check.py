@@ -1,4 +1,4 @@
-"""How much of a prompt the text encoders of a picture base read: diffusers cuts off the rest, which only a log tells."""
+"""How much of a prompt the text encoders of a picture base read: diffusers cuts off the rest without an error."""
 
 from __future__ import annotations
 
