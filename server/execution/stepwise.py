@@ -107,7 +107,7 @@ class StepwiseExecution:
         for name in self._fused.blends.names(blend):
             if not name.startswith(self._prefix):
                 raise BlendRejected(
-                    f"fusion.method {blend.fusion.method}: expected adapters of weights {self._prefix}… alone, of every "
+                    f"fusion.method {blend.fusion.method}: expected adapters of weights {self._prefix}… alone, of each "
                     f"step, got one that changes {name}"
                 )
 
