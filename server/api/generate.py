@@ -35,7 +35,7 @@ EVENTS = (
 )
 STREAM: dict[str, Any] = {
     "description": "The answer, or with `stream` its events.",
-    "content": {"text/event-stream": {"schema": {"type": "string", "description": EVENTS}}},
+    "content": {"text/event-stream": {"schema": {"description": EVENTS}}},
 }
 
 

@@ -45,7 +45,7 @@ PNG_TEXT = (
 ANSWERS: dict[str, Any] = {
     "description": "The pictures, or with `stream` how they come to be.",
     "content": {
-        EVENTS: {"schema": {"type": "string", "description": EVENTS_TEXT}},
+        EVENTS: {"schema": {"description": EVENTS_TEXT}},
         PNG: {"schema": {"type": "string", "format": "binary", "description": PNG_TEXT}},
     },
 }

@@ -9,8 +9,6 @@ import io
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from typing import Any
 
-from PIL import Image
-
 from server.api.generation import NO_ANSWER, Placed
 from server.api.image_views import ImageAnswer, ImageUsageView, ImageView, PreviewView
 from server.api.receipt_view import ReceiptView
@@ -69,6 +67,8 @@ async def image_frames(
 
 
 def png(picture: Picture) -> bytes:
+    from PIL import Image  # installed where pictures are served
+
     file = io.BytesIO()
     size = (picture.width, picture.height)
     Image.frombytes("RGB", size, picture.rgb).save(file, format="PNG", compress_level=PNG_LEVEL)

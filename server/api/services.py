@@ -109,7 +109,7 @@ class Codec(Protocol):
 
 class PromptCheck(Protocol):
     """Tells how much of a prompt the text encoders of a picture base read: the first ``max_tokens``, which counts like
-    ``num_tokens`` (both with or both without special tokens). May be called from any thread."""
+    ``num_tokens`` (both with or both without special tokens). One thread at a time calls it, any."""
 
     @property
     def max_tokens(self) -> int: ...

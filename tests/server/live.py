@@ -58,10 +58,12 @@ def free_port() -> int:
 
 
 @contextmanager
-def live(data_dir: Path, pictures: PictureInfo | None = None, **settings: object) -> Iterator[Live]:
+def live(
+    data_dir: Path, pictures: PictureInfo | None = None, engine: FakeEngine | None = None, **settings: object
+) -> Iterator[Live]:
     with_keys = {"SHIRA_API_KEYS": str(settings.pop("api_keys"))} if "api_keys" in settings else {}
     config = load_config({"data_dir": data_dir, "redis": "off", **settings}, with_keys)
-    services, store, engine = make_services(config, pictures)
+    services, store, engine = make_services(config, pictures, engine)
     listener = socket.create_server(("127.0.0.1", 0))
     port: int = listener.getsockname()[1]
     server = uvicorn.Server(uvicorn.Config(build_api(services), log_config=None, timeout_graceful_shutdown=1))

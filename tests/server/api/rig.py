@@ -80,13 +80,13 @@ async def rig(tmp_path: Path, pictures: PictureInfo | None = None, **settings: o
 
 
 def make_services(
-    config: ServerConfig, pictures: PictureInfo | None = None
+    config: ServerConfig, pictures: PictureInfo | None = None, engine: FakeEngine | None = None
 ) -> tuple[Services, AdapterStore, FakeEngine]:
     metrics = Metrics()
     settings = RedisSettings(mode="off")
     store = AdapterStore(StoreConfig(data_dir=config.data_dir, redis=settings), FINGERPRINT, TierMetrics(metrics))
     store.start()
-    engine = FakeEngine()
+    engine = engine or FakeEngine()
     base = BaseInfo(
         name=BASE_NAME,
         fingerprint=FINGERPRINT,

@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import json
+import random
+import re
 import socket
-from collections.abc import Iterator
+import threading
+from collections.abc import AsyncGenerator, Iterator
 from pathlib import Path
 
 import httpx
 import pytest
 
 from server.api import stalled_readers
-from server.engine.messages import TextEvent
+from server.core.requests import GenerationRequest, Picture
+from server.engine.mailbox import Mailbox
+from server.engine.messages import Event, ImageEvent, ProgressEvent, TextEvent
 from tests.adapters_store.small_adapters import small_adapter
-from tests.server.api.rig import error_of, native_file, sse_events
-from tests.server.fakes import FINGERPRINT
+from tests.server.api.rig import PICTURES, error_of, native_file, sse_events
+from tests.server.fakes import FINGERPRINT, FakeEngine, finish
 from tests.server.live import Live, live
 
 
@@ -189,3 +194,70 @@ def test_many_uploads_and_deletes_at_once_leave_a_server_that_serves(server: Liv
         assert response.status_code in (200, 201, 404)
         if response.status_code == 404:
             assert error_of(response, 404)["code"] == "adapter_not_found"
+
+
+class SteadyPainter(FakeEngine):
+    """Draws on whether or not anybody reads, through the engine's own mailbox. Previews of noise, a MB each."""
+
+    num_steps = 100
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.is_done = threading.Event()
+
+    async def generate(self, *requests: GenerationRequest) -> AsyncGenerator[tuple[int, Event], None]:
+        mailbox = Mailbox()
+        noise = Picture(width=512, height=512, rgb=random.Random(0).randbytes(3 * 512 * 512))
+
+        async def paint() -> None:
+            for step in range(1, self.num_steps + 1):
+                mailbox.put(0, ProgressEvent(num_done=step, num_steps=self.num_steps, preview=noise))
+                await asyncio.sleep(0.01)
+            mailbox.put(0, finish(requests[0]))
+            self.is_done.set()
+
+        painting = asyncio.create_task(paint())
+        try:
+            async for event in _until_the_end(mailbox):
+                yield event
+        finally:
+            painting.cancel()
+
+
+async def _until_the_end(mailbox: Mailbox) -> AsyncGenerator[tuple[int, Event], None]:
+    while True:
+        place, event = await mailbox.get()
+        yield place, event
+        if isinstance(event, ImageEvent):
+            return
+
+
+def test_a_slow_reader_of_previews_misses_some_and_gets_the_latest_and_the_picture(tmp_path: Path) -> None:
+    painter = SteadyPainter()
+    body = json.dumps({"prompt": "x", "stream": True, "parameters": {"previews": 1}}).encode()
+    with live(tmp_path / "data", PICTURES, painter) as server, socket.socket() as connection:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        connection.connect(("127.0.0.1", server.port))
+        headers = ("Content-Type: application/json", f"Content-Length: {len(body)}", "Connection: close")
+        connection.sendall(request_bytes("/generate", body, *headers))
+        assert painter.is_done.wait(10)  # it waited for no reader
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2**20)
+        answer = answer_of(connection)
+    steps = [int(number) for number in re.findall(rb'"step":(\d+)', answer)]
+    assert len(steps) < painter.num_steps / 4
+    assert steps == sorted(set(steps))
+    assert steps[-1] == painter.num_steps
+    assert b'"images":[{' in answer
+    assert b"data: [DONE]" in answer
+    assert len(answer) < painter.num_steps / 4 * 2**20
+
+
+def test_a_client_that_goes_away_aborts_all_its_pictures(tmp_path: Path) -> None:
+    with live(tmp_path / "data", PICTURES) as server:
+        server.engine.script = [ProgressEvent(num_done=1, num_steps=4), asyncio.Event()]
+        body = json.dumps({"prompt": "x", "stream": True, "parameters": {"num_images": 3}}).encode()
+        with server.connect() as connection:
+            headers = ("Content-Type: application/json", f"Content-Length: {len(body)}")
+            connection.sendall(request_bytes("/generate", body, *headers))
+            server.wait_until(lambda: not server.engine.waits.empty())
+        server.wait_until(lambda: len(server.engine.aborted) == 3)

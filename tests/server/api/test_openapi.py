@@ -14,10 +14,10 @@ from schemathesis import GenerationMode
 from schemathesis.core.result import Ok
 from schemathesis.specs.openapi.checks import allow_header_conformance, positive_data_acceptance
 
-from adapters_store.blend import DELTA_METHODS as METHODS
+from adapters_store.blend import DELTA_METHODS, STEPWISE_METHODS
 from server.api.app import build_api
 from server.core.config import load_config
-from tests.server.api.rig import make_services
+from tests.server.api.rig import PICTURES, make_services
 
 NOT_CHECKED = [
     positive_data_acceptance,  # a schema cannot say "exactly one of prompt and messages", or what a valid adapter is
@@ -25,31 +25,49 @@ NOT_CHECKED = [
 ]
 
 
-@pytest.fixture(scope="module")
-def described(tmp_path_factory: pytest.TempPathFactory) -> Iterator[schemathesis.BaseSchema]:
+@pytest.fixture(scope="module", params=[None, PICTURES], ids=["text", "pictures"])
+def described(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[schemathesis.BaseSchema]:
     settings_ = {"data_dir": tmp_path_factory.mktemp("openapi"), "redis": "off"}
-    services, store, _ = make_services(load_config(settings_, {"SHIRA_API_KEYS": "key:admin"}))
+    services, store, _ = make_services(load_config(settings_, {"SHIRA_API_KEYS": "key:admin"}), request.param)
     yield schemathesis.openapi.from_asgi("/openapi.json", build_api(services))
     store.close()
 
 
+SHARED_WORDS = ("finish_reason", "usage", "receipt", "index", "error", "[DONE]")
+STREAM_WORDS = {"Text": ("text", "logprobs"), "Image": ("step", "num_steps", "preview", "images")}
+FIELDS: dict[str, dict[str, tuple[str, ...]]] = {
+    "Text": {
+        "Parameters": ("top_p", "top_k", "repetition_penalty", "ignore_eos", "seed", "n", "logprobs"),
+        "Answer": ("logprobs", "choices"),
+        "Fusion": ("method", "density"),
+        "Body": ("mode",),
+    },
+    "Image": {
+        "Parameters": ("height", "width", "num_inference_steps", "guidance_scale", "seed", "scheduler", "previews"),
+        "View": ("seed", "receipt"),
+        "Fusion": ("method", "density", "every"),
+        "Body": ("mode",),
+    },
+}
+METHODS = {"Text": DELTA_METHODS, "Image": (*DELTA_METHODS, *STEPWISE_METHODS)}
+
+
 def test_the_stream_and_the_fields_of_a_request_are_described(described: schemathesis.BaseSchema) -> None:
     document: Any = described.raw_schema
+    schemas = document["components"]["schemas"]
+    kind, other = ("Image", "Text") if "ImageBody" in schemas else ("Text", "Image")
+    assert f"{other}Body" not in schemas, "the description is of what this server does"
     answer = document["paths"]["/generate"]["post"]["responses"]["200"]
     stream = answer["content"]["text/event-stream"]["schema"]["description"]
-    assert all(
-        word in stream for word in ("text", "finish_reason", "usage", "receipt", "index", "logprobs", "error", "[DONE]")
-    )
-    schemas = document["components"]["schemas"]
-    described_fields = {
-        "TextParameters": ("top_p", "top_k", "repetition_penalty", "ignore_eos", "seed", "n", "logprobs"),
-        "TextAnswer": ("logprobs", "choices"),
-        "TextFusion": ("method", "density"),
-        "TextBody": ("mode",),
-    }
-    for schema, fields in described_fields.items():
-        assert all(schemas[schema]["properties"][field]["description"] for field in fields)
-    assert all(f"`{method}`" in schemas["TextFusion"]["properties"]["method"]["description"] for method in METHODS)
+    assert all(word in stream for word in SHARED_WORDS + STREAM_WORDS[kind])
+    assert ("image/png" in answer["content"]) == (kind == "Image")
+    for schema, fields in FIELDS[kind].items():
+        assert all(schemas[f"{kind}{schema}"]["properties"][field]["description"] for field in fields)
+    method = schemas[f"{kind}Fusion"]["properties"]["method"]
+    assert all(f"`{name}`" in method["description"] for name in METHODS[kind])
+    assert set(method["enum"]) == set(METHODS[kind])
 
 
 @pytest.mark.parametrize("mode", [GenerationMode.POSITIVE, GenerationMode.NEGATIVE], ids=["valid", "invalid"])

@@ -1,0 +1,137 @@
+"""What a request for a picture may not be: refused with field and limit, and nothing reaches the engine."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.server.api.rig import PICTURES, Rig, error_of, rig
+from tests.server.fakes import WordPrompts
+
+pytestmark = pytest.mark.anyio
+
+SIDES = "a multiple of 8 from 8 to 2048"
+OF_TEXT = "is for a base that writes text; this one draws pictures"
+
+
+def of(**parameters: Any) -> dict[str, Any]:
+    return {"prompt": "once upon", "parameters": parameters}
+
+
+REFUSED: dict[str, tuple[dict[str, Any], str | None, str]] = {
+    "no prompt": ({}, "prompt", "Field required"),
+    "empty prompt": ({"prompt": ""}, "prompt", "at least 1 character"),
+    "prompt of a megabyte": ({"prompt": "a" * 2**20}, "prompt", "at most 4096 characters"),
+    "prompt past the encoder": ({"prompt": "a " * 9}, "prompt", "reads at most 8 tokens, got 9"),
+    "negative prompt of a megabyte": (of(negative_prompt="a" * 2**20), "parameters.negative_prompt", "at most 4096"),
+    "negative prompt past the encoder": (of(negative_prompt="a " * 9), "parameters.negative_prompt", "at most 8"),
+    "chat": ({"messages": [{"role": "user", "content": "x"}]}, "messages", OF_TEXT),
+    "new tokens": (of(max_new_tokens=5), "parameters.max_new_tokens", OF_TEXT),
+    "several answers": (of(n=2), "parameters.n", OF_TEXT),
+    "temperature": (of(temperature=0.5), "parameters.temperature", OF_TEXT),
+    "unknown field": ({"prompt": "x", "style": "ink"}, "style", "not permitted"),
+    "unknown parameter": (of(steps=5), "parameters.steps", "not permitted"),
+    "height not divisible": (of(height=63), "parameters.height", f"{SIDES}, got 63"),
+    "width not divisible": (of(width=2047), "parameters.width", f"{SIDES}, got 2047"),
+    "height 0": (of(height=0), "parameters.height", "greater than or equal to 1"),
+    "negative width": (of(width=-64), "parameters.width", "greater than or equal to 1, got -64"),
+    "a billion pixels high": (of(height=10**9), "parameters.height", f"{SIDES}, got 1000000000"),
+    "wider than any number": (of(width=10**100), "parameters.width", SIDES),
+    "a little too wide": (of(width=2056), "parameters.width", f"{SIDES}, got 2056"),
+    "half a pixel": (of(width=64.5), "parameters.width", "valid integer"),
+    "no steps": (of(num_inference_steps=0), "parameters.num_inference_steps", "greater than or equal to 1"),
+    "a million steps": (of(num_inference_steps=10**6), "parameters.num_inference_steps", "at most 200, got 1000000"),
+    "no pictures": (of(num_images=0), "parameters.num_images", "greater than or equal to 1"),
+    "17 pictures": (of(num_images=17), "parameters.num_images", "at most 16, got 17"),
+    "negative guidance": (of(guidance_scale=-1), "parameters.guidance_scale", "greater than or equal to 0"),
+    "huge guidance": (of(guidance_scale=1e30), "parameters.guidance_scale", "less than or equal to 100"),
+    "negative seed": (of(seed=-1), "parameters.seed", "greater than or equal to 0, got -1"),
+    "seed past the highest": (of(seed=2**63), "parameters.seed", "less than 9223372036854775808"),
+    "unknown scheduler": (of(scheduler="euler2"), "parameters.scheduler", "one of ddim, euler; got 'euler2'"),
+    "long scheduler": (of(scheduler="e" * 101), "parameters.scheduler", "at most 100 characters"),
+    "previews without stream": (of(previews=1), "parameters.previews", "only with stream"),
+    "previews of no steps": ({**of(previews=0), "stream": True}, "parameters.previews", "greater than or equal to 1"),
+    "previews past the end": ({**of(previews=5), "stream": True}, "parameters.previews", "at most the 4 denoising"),
+    "unknown mode": ({"prompt": "x", "mode": "mixed"}, "mode", "'auto' or 'fused'"),
+    "unknown fusion": ({"prompt": "x", "fusion": {"method": "dare"}}, "fusion.method", "'composite'"),
+    "every for sum": ({"prompt": "x", "fusion": {"every": 2}}, "fusion", "every has no meaning for the method sum"),
+    "every 0": ({"prompt": "x", "fusion": {"method": "switch", "every": 0}}, "fusion.every", "equal to 1"),
+    "every 1001": ({"prompt": "x", "fusion": {"method": "switch", "every": 1001}}, "fusion.every", "equal to 1000"),
+    "density for switch": ({"prompt": "x", "fusion": {"method": "switch", "density": 0.5}}, "fusion", "only for ties"),
+    "deadline too long": ({"prompt": "x", "deadline_ms": 600_001}, "deadline_ms", "at most 600000"),
+    "33 adapters": ({"prompt": "x", "adapter": [f"a{n}" for n in range(33)]}, "adapter", "at most 32"),
+}
+
+
+@pytest.fixture(scope="module")
+async def server(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Rig]:
+    """One for all that must leave no trace in it; it still answers at the end."""
+    async with rig(tmp_path_factory.mktemp("refusals"), PICTURES) as shared:
+        await shared.push("a")
+        yield shared
+        assert (await shared.generate(adapter="a")).status_code == 200
+        assert shared.store.describe()["claims"] == {}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+async def test_a_body_past_a_limit_is_refused_naming_field_and_limit(case: str, server: Rig) -> None:
+    body, param, words = REFUSED[case]
+    error = error_of(await server.client.post("/generate", json=body), 400)
+    assert error["code"] == "invalid_request"
+    assert error["param"] == param
+    assert words in error["message"]
+    assert len(error["message"]) < 500
+    assert server.engine.requests == []
+
+
+@pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity", "1e999"])
+async def test_a_guidance_that_is_no_finite_number_is_refused(number: str, server: Rig) -> None:
+    content = f'{{"prompt": "x", "parameters": {{"guidance_scale": {number}}}}}'
+    headers = {"content-type": "application/json"}
+    error = error_of(await server.client.post("/generate", content=content, headers=headers), 400)
+    assert error["param"] == "parameters.guidance_scale"
+    assert server.engine.requests == []
+
+
+async def test_fields_of_another_kind_of_base_are_named_before_what_is_missing(server: Rig) -> None:
+    body = {"messages": [{"role": "user", "content": "x"}], "parameters": {"max_new_tokens": 4, "height": "x"}}
+    error = error_of(await server.client.post("/generate", json=body), 400)
+    assert error["message"] == f"parameters.max_new_tokens: {OF_TEXT}; messages: {OF_TEXT}"
+
+
+async def test_ceilings_are_settings(tmp_path: Path) -> None:
+    async with rig(tmp_path, PICTURES, max_inference_steps=3, max_images=2, max_image_side=128) as server:
+        for parameters, limit in (
+            ({"num_inference_steps": 4}, "at most 3, got 4"),
+            ({"num_images": 3}, "at most 2, got 3"),
+            ({"height": 136}, "from 8 to 128, got 136"),
+        ):
+            assert limit in error_of(await server.generate(parameters=parameters), 400)["message"]
+        assert (await server.generate()).json()["usage"]["num_steps"] == 3
+
+
+async def test_no_more_pictures_are_asked_for_than_may_wait(tmp_path: Path) -> None:
+    async with rig(tmp_path, PICTURES, max_queue=3) as server:
+        error = error_of(await server.generate(parameters={"num_images": 4}), 400)
+        assert error["message"] == "parameters.num_images: at most 3, got 4"
+
+
+async def test_previews_of_a_base_that_shows_none_are_refused(tmp_path: Path) -> None:
+    async with rig(tmp_path, replace(PICTURES, can_preview=False)) as server:
+        error = error_of(await server.generate(stream=True, parameters={"previews": 1}), 400)
+        assert error["message"] == "parameters.previews: this base shows no picture before it is done"
+
+
+async def test_a_prompt_that_no_tokenizer_need_see_is_refused_before_it_does(tmp_path: Path) -> None:
+    class NoPrompts(WordPrompts):
+        def num_tokens(self, prompt: str) -> int:
+            raise AssertionError("the tokenizer was asked")
+
+    async with rig(tmp_path, PICTURES) as server:
+        server.app.state.services = replace(server.services, prompts=NoPrompts())
+        error_of(await server.generate(prompt="a" * 4097), 400)
+        error_of(await server.generate(parameters={"height": 7}), 400)
