@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from adapters_store.adapter import Adapter, Version
 from adapters_store.kernels import RowKernels, get_kernels, get_row_kernels
@@ -15,11 +16,13 @@ from server.execution.staging import AdapterSource
 from server.execution.stepwise import StepwiseExecution
 from server.runners.backend import Backend
 from server.runners.backends import pick_backend
-from server.runners.diffusion import DiffusionRunner
 from server.runners.llm import LlmRunner
 from server.runners.loading import LoadedModel
 from server.runners.pipeline_loading import LoadedPipeline
 from server.runners.text import TextCodec
+
+if TYPE_CHECKING:
+    from server.runners.diffusion import DiffusionRunner
 
 PickBackend = Callable[[LoadedModel, RowKernels, int], Backend]
 
@@ -111,6 +114,8 @@ def build_picture_stack(
     observer: TierObserver | None = None,
 ) -> PictureStack:
     """At most ``max_images`` are under way at a time, one forward is over at most ``max_forward_pixels`` of them."""
+    from server.runners.diffusion import DiffusionRunner  # needs packages that a base which writes text does not
+
     kernels = get_kernels(loaded.weights.device)
     fused = FusedExecution(
         loaded.weights,

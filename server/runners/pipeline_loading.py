@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import inspect
 import logging
 import math
@@ -31,6 +32,7 @@ log = logging.getLogger(__name__)
 _CHECKED_MULTIPLE = 8  # what pipelines of diffusers demand of height and width, however small their latents' scale
 _FALLBACK_SIZE = 512  # pixels, for a pipeline that tells no size of its own
 _FALLBACK_NUM_STEPS = 50
+_PACKAGES = ("accelerate", "diffusers", "greenlet", "PIL")  # of the extra ``images``
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,6 +64,7 @@ def load_pipeline(
     in the directory is executed.
 
     ``dtype`` auto loads each component as stored. Raises ModelNotLoadable."""
+    _need_packages(path)
     try:
         refuse_own_code(path)
     except (BaseUnreadable, OSError, ValueError) as error:
@@ -96,6 +99,14 @@ def load_pipeline(
         default_num_steps=_default_num_steps(pipeline),
         schedulers=scheduler_names(pipeline),
     )
+
+
+def _need_packages(path: Path) -> None:
+    missing = [name for name in _PACKAGES if importlib.util.find_spec(name) is None]
+    if missing:
+        raise ModelNotLoadable(
+            f"{path} draws pictures, which needs {', '.join(missing)}: pip install 'shira-server[images]'"
+        )
 
 
 def _dtypes(choice: DTypeChoice, description: BaseDescription) -> torch.dtype | dict[str, torch.dtype]:

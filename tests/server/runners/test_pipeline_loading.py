@@ -95,14 +95,27 @@ def test_an_odd_multiple_of_the_size_multiple_can_be_drawn(saved: dict[Family, P
     assert draw(loaded.pipeline, height=height, width=width).shape == (1, 3, height, width)
 
 
-def test_a_patched_latent_counts_in_the_size_multiple(saved: dict[Family, Path], tmp_path: Path) -> None:
-    """The scale of the VAEs in use: 8 pixels, and two latents to a patch."""
-    path = Path(shutil.copytree(saved["sd3"], tmp_path / "sd3"))
-    loaded = load_pipeline(path)
-    loaded.pipeline.vae_scale_factor = 8
-    from server.runners.pipeline_loading import _size_multiple
+@pytest.mark.parametrize(
+    ("family", "multiple", "size"), [("sd", 8, 256), ("sdxl", 8, 256), ("sd3", 16, 256), ("flux", 16, 1024)]
+)
+def test_with_a_vae_as_deep_as_those_in_use_patches_count(
+    tmp_path: Path, family: Family, multiple: int, size: int
+) -> None:
+    """8 pixels to a latent; two latents to a patch in sd3, and in a token of flux."""
+    from diffusers import AutoencoderKL
 
-    assert _size_multiple(loaded.pipeline, "transformer") == 16
+    pipeline = tiny_pipeline(family)
+    config = dict(pipeline.vae.config) | {
+        "block_out_channels": (4, 4, 4, 4),
+        "down_block_types": ("DownEncoderBlock2D",) * 4,
+        "up_block_types": ("UpDecoderBlock2D",) * 4,
+    }
+    pipeline.register_modules(vae=AutoencoderKL.from_config(config))
+    pipeline.save_pretrained(tmp_path)
+    loaded = load_pipeline(tmp_path)
+    assert (loaded.size_multiple, loaded.default_height, loaded.default_width) == (multiple, size, size)
+    height, width = 3 * multiple, 5 * multiple
+    assert draw(loaded.pipeline, height=height, width=width).shape == (1, 3, height, width)
 
 
 def test_auto_loads_each_component_as_stored(tmp_path: Path) -> None:
