@@ -12,7 +12,8 @@ import sys
 from pathlib import Path
 
 from server.core.config import load_config
-from server.demo import DemoOptions, example_files, push_examples, running_server
+from server.demo.process import example_files, push_examples, running_server
+from server.demo.text import EXAMPLES_BASE
 
 ROOT = Path(__file__).parent.parent
 
@@ -23,9 +24,8 @@ def main() -> int:
     parser.add_argument("--seconds", type=int, default=30)
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
-    options = DemoOptions(examples_dir=ROOT / "examples", models_dir=load_config({}, os.environ).models_path)
-    examples = example_files(options.examples_dir)
-    with running_server(options) as client:
+    examples = example_files(ROOT / "examples")
+    with running_server(EXAMPLES_BASE, load_config({}, os.environ).models_path) as client:
         push_examples(client, examples)
         command = [sys.executable, "-m", "locust", "-f", str(ROOT / "loadtest" / "locustfile.py"), "--headless"]
         command += ["--host", str(client.base_url), "--users", str(arguments.users), "--spawn-rate", "4"]

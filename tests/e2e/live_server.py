@@ -14,7 +14,7 @@ from typing import Any, Self
 
 import httpx
 
-from server.demo import EXAMPLES_BASE
+from server.demo.text import EXAMPLES_BASE
 
 REPOSITORY = Path(__file__).parents[2]
 MODELS_DIR = REPOSITORY / ".cache" / "models"  # the default base is converted once per checkout

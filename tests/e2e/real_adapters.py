@@ -11,7 +11,7 @@ import torch
 from adapters_store.adapter import TORCH_DTYPES, Adapter, IndexSet, build_adapter
 from adapters_store.base import BaseDescription, describe_checkpoint
 from adapters_store.format import Positions, pack_positions, write_adapter
-from server.demo import EXAMPLES_BASE
+from server.demo.text import EXAMPLES_BASE
 from server.runners.loading import resolve_model
 from tests.e2e.live_server import MODELS_DIR
 

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from server.demo import DemoFailed, index_sets, show_switches
+from server.demo.process import DemoFailed
+from server.demo.switches import index_sets, show_switches
 from tests.e2e.live_server import LiveServer
 from tests.e2e.real_adapters import default_base, random_adapter, random_index_set, write_all
 
