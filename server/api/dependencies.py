@@ -24,8 +24,13 @@ async def until_answered() -> AsyncIterator[AsyncExitStack]:
     try:
         yield stack
     finally:
-        with anyio.CancelScope(shield=True):
-            await stack.aclose()
+        await close(stack)
+
+
+async def close(stack: AsyncExitStack) -> None:
+    """To its end, whoever is cancelled meanwhile. A second time does nothing."""
+    with anyio.CancelScope(shield=True):
+        await stack.aclose()
 
 
 ServicesDep = Annotated[Services, Depends(get_services)]

@@ -11,7 +11,7 @@ from fastapi import APIRouter, Request, Response
 from server.api.accept import preferred
 from server.api.auth import Key
 from server.api.connection import while_connected
-from server.api.dependencies import JsonOnly, ServicesDep, UntilAnswered
+from server.api.dependencies import JsonOnly, ServicesDep, UntilAnswered, close
 from server.api.errors import ErrorAnswer, NotAcceptable
 from server.api.foreign_fields import fields_of, route_without
 from server.api.generation import started
@@ -67,6 +67,7 @@ async def generate(
     if body.stream:
         return event_response(request, image_frames(services.workers, asked, events))
     ends = await while_connected(request, partial(whole_images, asked, events))
+    await close(until_answered)  # who is slow to take megabytes holds no adapter
     if media_type == PNG:
         receipt = ReceiptView.of(ends[0].receipt).model_dump_json()
         headers = {"X-Shira-Receipt": receipt, "X-Shira-Seed": str(asked[0].seed)}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import io
 import json
@@ -142,6 +143,7 @@ async def test_a_single_picture_comes_as_its_bytes_where_they_are_accepted(serve
         ("", False, "application/json"),
         ("application/json, image/png", False, "application/json"),
         ("image/png, */*;q=0.1", False, "image/png"),
+        ("image/png, */*", False, "image/png"),
         ("IMAGE/*", False, "image/png"),
         ("image/png;q=0.2, application/json;q=0.1", False, "image/png"),
         ("text/event-stream", True, "text/event-stream"),
@@ -236,3 +238,28 @@ async def test_no_picture_is_encoded_on_the_event_loop(server: Rig, monkeypatch:
     await server.generate(stream=True, parameters={"previews": 1})
     assert len(encoded_on) == 6
     assert threading.get_ident() not in encoded_on
+
+
+async def test_who_is_slow_to_take_the_picture_holds_no_adapter(server: Rig) -> None:
+    await server.push("ink")
+    body = json.dumps({"prompt": "x", "adapter": "ink"}).encode()
+    messages = [{"type": "http.request", "body": body}]
+    is_sending = asyncio.Event()
+
+    async def receive() -> dict[str, Any]:
+        if not messages:
+            await asyncio.Event().wait()
+        return messages.pop()
+
+    async def send(_: object) -> None:
+        is_sending.set()
+        await asyncio.Event().wait()
+
+    scope = {"type": "http", "method": "POST", "path": "/generate", "query_string": b"", "http_version": "1.1"}
+    headers = {"headers": [(b"content-type", b"application/json")]}
+    asking = asyncio.create_task(server.app(scope | headers, receive, send))
+    await is_sending.wait()
+    assert server.store.describe()["claims"] == {}
+    asking.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await asking
