@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from server.engine.fairness import Ledger
 from server.engine.group import Group
 from server.engine.rows import Rows
 from server.engine.sequence import Sequence
@@ -11,11 +12,11 @@ from server.engine.sequence import Sequence
 Share = tuple[Sequence, int]
 
 
-def rows_of(group: Group, max_tokens: int) -> list[Rows]:
+def rows_of(group: Group, max_tokens: int, ledger: Ledger) -> list[Rows]:
     """What could run of a blend, in one part or two."""
     exclusive = [sequence for sequence in group.running if is_exclusive(group, sequence)]
     others = [sequence for sequence in group.running if not is_exclusive(group, sequence)]
-    return [_rows(group, part, max_tokens) for part in (exclusive, others) if part]
+    return [_rows(group, part, max_tokens, ledger) for part in (exclusive, others) if part]
 
 
 def is_exclusive(group: Group, sequence: Sequence) -> bool:
@@ -43,7 +44,7 @@ def share_out(sequences: Iterable[Sequence], first: Sequence | None, max_tokens:
     return shares
 
 
-def _rows(group: Group, part: list[Sequence], max_tokens: int) -> Rows:
+def _rows(group: Group, part: list[Sequence], max_tokens: int, ledger: Ledger) -> Rows:
     todos = [sequence.num_todo for sequence in part]
     num_decode = todos.count(1)
     exclusive = is_exclusive(group, part[0])
@@ -53,6 +54,7 @@ def _rows(group: Group, part: list[Sequence], max_tokens: int) -> Rows:
         last_ran=group.last_in if exclusive else group.last_ran,
         num_decode=num_decode,
         num_prefill=min(sum(todos) - num_decode, max_tokens - num_decode),
+        served=min(ledger.rank(sequence)[0] for sequence in part),
         is_exclusive=exclusive,
         is_mixable=group.survey.is_mixable,
     )

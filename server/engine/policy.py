@@ -4,8 +4,9 @@ Rows are of two kinds. *Exclusive* ones run only while their blend is in the wei
 blend cannot be mixed. The others can run in any step, *mixed* if another blend is in the weights.
 
 - One blend: it goes in, every step is a plain one.
-- Exclusive rows: their blends take turns in the weights, a quantum of steps each; what can be mixed runs beside them,
-  or where it cannot, beside a blend that cannot be mixed itself, takes a turn of its own.
+- Exclusive rows: their blends take turns in the weights, a quantum of steps each. The next turn is for the client that
+  was given least by its weight. What can be mixed runs beside them, or where it cannot, beside a blend that cannot be
+  mixed itself, takes a turn of its own.
 - None: the blend goes in with which the step is shortest, but only once the time lost by not having it in adds up to
   what the switch costs. Lost time and switches together are thus at most twice the lost time of never switching,
   whatever arrives (the ski rental rule), and blends that alternate quickly are mixed.
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from adapters_store.blend import BlendKey
 
 Schedule = Literal["auto", "fused", "mixed"]
+Claim = tuple[float, int]  # service so far, then when it was in last: see ``Rows``
 
 RELATED_STEPS = 64
 NUM_DOMINANT = 2  # of the blends with most to correct, so many are thought of for the weights
@@ -86,12 +88,12 @@ def choose(
     ``first`` has waited too long: it runs in this step, or if it must be in the weights, as soon as the quantum of the
     blend that is in now has ended, and from then on for as long as it is ``first``."""
     is_mixing, way_lost_s = _choose_way(rows, stay, base, costs, rules)
-    turns = {part.key: part.last_ran for part in rows if part.is_exclusive or not is_mixing}
+    turns = {part.key: _claim(part) for part in rows if part.is_exclusive or not is_mixing}
     others = [part for part in rows if part.key not in turns]
     turn_of_first = first
     if others and not all(part.is_mixable for part in rows):
         shared = _shared_turn(others, stay, base, rules)
-        turns[shared] = min(part.last_ran for part in others)
+        turns[shared] = min(_claim(part) for part in others)
         turn_of_first = shared if first in {part.key for part in others} else first
     lost_s = 0.0
     if turns:
@@ -142,13 +144,22 @@ def _shared_turn(others: Sequence[Rows], stay: Stay, base: BlendKey, rules: Rule
     return max(others, key=lambda part: part.num_entries * part.num_tokens).key
 
 
-def _take_turns(last_ran: dict[BlendKey, int], stay: Stay, first: BlendKey | None, rules: Rules) -> BlendKey:
-    if stay.key in last_ran and 0 < stay.num_steps < rules.quantum_steps:
+def _claim(part: Rows) -> Claim:
+    return part.served, part.last_ran
+
+
+def _take_turns(claims: dict[BlendKey, Claim], stay: Stay, first: BlendKey | None, rules: Rules) -> BlendKey:
+    """The next turn is for the client that was given least, and of its blends for the one that was in longest ago."""
+    if stay.key in claims and 0 < stay.num_steps < rules.quantum_steps:
         return stay.key
-    if first in last_ran:
+    if first in claims:
         return first
-    others = [key for key in last_ran if key != stay.key] or [stay.key]
-    return min(others, key=last_ran.__getitem__)
+
+    def order(key: BlendKey) -> tuple[float, bool, int]:
+        served, last_ran = claims[key]
+        return served, key == stay.key, last_ran
+
+    return min(claims, key=order)
 
 
 def _cheapest(rows: Sequence[Rows], stay: Stay, base: BlendKey, costs: CostModel) -> tuple[BlendKey, float]:

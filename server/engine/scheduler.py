@@ -271,7 +271,7 @@ class Scheduler:
             default=None,
         )
         choice = choose(
-            [rows for group in groups.values() for rows in rows_of(group, self._limits.step_tokens)],
+            [rows for group in groups.values() for rows in rows_of(group, self._limits.step_tokens, self._ledger)],
             stay,
             base=self._base.key,
             first=first.request.blend.key if first else None,

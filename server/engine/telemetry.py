@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from typing import Literal
 
 from server.core.errors import DeadlineUnreachable, ServerError
 from server.core.metrics import Metrics
@@ -23,12 +24,12 @@ class Telemetry:
 
     @contextmanager
     def step(self, plan: Plan) -> Iterator[None]:
-        """A step is a prefill step if any row of it has more than one token."""
+        """A step of texts is a prefill step if any row of it has more than one token."""
         num_beside = sum(plan.is_beside(sequence) for sequence in plan.sequences)
         self._metrics.rows.labels("mixed").inc(num_beside)
         self._metrics.rows.labels("fused").inc(len(plan.shares) - num_beside)
-        mode, phase = "mixed" if plan.is_mixed else "fused", "decode" if plan.is_decode else "prefill"
-        with self._metrics.step_seconds.labels(mode, phase).time():
+        mode = "mixed" if plan.is_mixed else "fused"
+        with self._metrics.step_seconds.labels(mode, _phase(plan)).time():
             yield
 
     def queued(self, scheduler: Scheduler) -> None:
@@ -62,3 +63,9 @@ class Telemetry:
         if sequence.num_tokens > 1:
             self._metrics.time_per_output_token_seconds.observe((now - first) / (sequence.num_tokens - 1))
         self._metrics.tokens.labels("completion").inc(sequence.num_tokens)
+
+
+def _phase(plan: Plan) -> Literal["prefill", "decode", "denoise"]:
+    if isinstance(plan.sequences[0], ImageSequence):
+        return "denoise"
+    return "decode" if plan.is_decode else "prefill"

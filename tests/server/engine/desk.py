@@ -19,8 +19,10 @@ from tests.server.engine.fakes import (
     Client,
     FakeClock,
     FakeExecution,
+    FakePainter,
     FakeResidency,
     FakeRunner,
+    make_image_request,
     make_request,
     submit,
 )
@@ -30,8 +32,15 @@ WORDS = tuple(f"{number} " for number in range(10_000))  # no two tokens have th
 
 class Desk:
     def __init__(
-        self, *, costs: CostModel | None = None, max_kv_tokens: int = 1_000_000, is_instant: bool = True, **limits: Any
+        self,
+        *,
+        costs: CostModel | None = None,
+        max_kv_tokens: int = 1_000_000,
+        is_instant: bool = True,
+        painter: FakePainter | None = None,
+        **limits: Any,
     ) -> None:
+        """With a ``painter`` it draws, and takes no texts."""
         self.limits = Limits(**limits)
         self.clock = FakeClock()
         self.execution = FakeExecution()
@@ -44,11 +53,14 @@ class Desk:
         )
         self.residency = FakeResidency(is_instant=is_instant)
         self.metrics = Metrics()
-        self.scheduler = Scheduler(self.limits, base=BASE, memory=self.runner, costs=costs)
+        if painter is not None:
+            painter.on_step = self._on_step
+        runner = painter or self.runner
+        self.scheduler = Scheduler(self.limits, base=BASE, memory=runner, costs=costs)
         self.stepper = Stepper(
             scheduler=self.scheduler,
             execution=self.execution,
-            runner=self.runner,
+            runner=runner,
             residency=self.residency,
             clock=self.clock,
             telemetry=Telemetry(self.metrics),
@@ -66,6 +78,12 @@ class Desk:
         command, client = submit(request)
         self.asked[request.id] = request
         self.clients[request.id] = client
+        self.stepper.submit(command)
+        return request.id
+
+    def ask_image(self, blend: Blend = BASE, **wishes: Any) -> RequestId:
+        request = make_image_request(blend, arrived_s=self.clock.now(), **wishes)
+        command, self.clients[request.id] = submit(request)
         self.stepper.submit(command)
         return request.id
 

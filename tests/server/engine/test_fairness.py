@@ -45,6 +45,20 @@ def test_service_is_counted_over_weight() -> None:
     assert ranks["heavy"] == ranks["light"] / 4
 
 
+@pytest.mark.parametrize("weight", [1.0, 3.0])
+def test_turns_in_the_weights_are_shared_by_clients_not_by_blends(weight: float) -> None:
+    """Who asks for eight adapters at once is given no more turns than who asks for one."""
+    desk = Desk(schedule="fused", quantum_steps=1, patience_steps=PATIENT)
+    wide = [
+        desk.ask(make_blend(f"w{number}"), client="wide", max_new_tokens=5000, ignore_eos=True) for number in range(8)
+    ]
+    narrow = desk.ask(A, client="narrow", weight=weight, max_new_tokens=5000, ignore_eos=True)
+    desk.turns(800)
+    of_wide = [desk.num_tokens(request) for request in wide]
+    assert desk.num_tokens(narrow) == pytest.approx(weight * sum(of_wide), rel=0.05)
+    assert max(of_wide) - min(of_wide) <= 1
+
+
 @settings(max_examples=25)
 @given(
     sizes=st.lists(st.tuples(st.integers(1, 40), st.integers(1, 30)), min_size=2, max_size=12),
