@@ -18,7 +18,8 @@ from adapters_store.tools.train_options import RecipeOptions
 RECIPE_FILE = "recipe.json"
 INDEX_SET_PREFIX = "index-set-"
 DIGEST_PREFIX = "sha256:"
-FREE_TO_CHANGE = {"model_dir", "data", "output", "resume", "checkpoint_steps"}  # paths, and what the result is blind to
+PATHS = {"model_dir", "data", "prior_data", "output"}  # what lies there is known by its digest
+FREE_TO_CHANGE = PATHS | {"resume", "checkpoint_steps"}
 
 
 def check_progress(options: RecipeOptions) -> None:

@@ -38,7 +38,7 @@ def load_pipeline(model_dir: Path, *, dtype: torch.dtype, device: str) -> Any:
 
 def adaptable_module(pipeline: Any, base: BaseDescription) -> nn.ModuleDict:
     """The denoiser and the text encoders as one module, whose parameters have the names that the base gives them."""
-    return nn.ModuleDict({name: getattr(pipeline, name) for name in base.adaptable_components})
+    return nn.ModuleDict({name: _as_stored(name, getattr(pipeline, name), base) for name in base.adaptable_components})
 
 
 def target_layers(model: nn.Module, base: BaseDescription, targets: tuple[str, ...]) -> list[str]:
@@ -62,10 +62,12 @@ def target_layers(model: nn.Module, base: BaseDescription, targets: tuple[str, .
     return names
 
 
-def default_resolution(pipeline: Any) -> int:
-    """Pixels a side of what the pipeline draws when it is told nothing."""
-    size: int = pipeline.default_sample_size * pipeline.vae_scale_factor
-    return size
+def default_resolution(pipeline: Any, denoiser: str) -> int:
+    """Pixels a side of what the pipeline draws when it is told nothing. Raises TrainingRefused."""
+    size = getattr(pipeline, "default_sample_size", None) or getattr(pipeline, denoiser).config.sample_size
+    if not isinstance(size, int):
+        raise TrainingRefused("resolution", expected="to be given: the base draws no squares", got=f"{size} latents")
+    return size * int(pipeline.vae_scale_factor)
 
 
 def check_resolution(pipeline: Any, resolution: int) -> None:
@@ -88,6 +90,13 @@ def encode_pictures(
         views = [loaded, [ImageOps.mirror(picture) for picture in loaded]] if has_mirrors else [loaded]
         rows.append(torch.stack([_encode(pipeline, view) for view in views], dim=1))
     return torch.cat(rows)
+
+
+def _as_stored(component: str, module: nn.Module, base: BaseDescription) -> nn.Module:
+    """transformers 5 has no module ``text_model`` in CLIP's text encoder any more; checkpoints made before have."""
+    loaded, _ = next(module.named_parameters())
+    is_renamed = f"{component}.text_model.{loaded}" in base.weights
+    return nn.ModuleDict({"text_model": module}) if is_renamed else module
 
 
 def _encode(pipeline: Any, pictures: list[Any]) -> Tensor:

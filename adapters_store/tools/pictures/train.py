@@ -61,7 +61,7 @@ def picture_lesson(options: PictureOptions) -> tuple[PictureOptions, Lesson]:
     noising = noising_of(pipeline.scheduler, snr_gamma=options.snr_gamma)
     components = adaptable_module(pipeline, base)
     names = target_layers(components, base, options.targets)
-    resolution = options.resolution or default_resolution(pipeline)
+    resolution = options.resolution or default_resolution(pipeline, base.adaptable_components[0])
     check_resolution(pipeline, resolution)
     captions = ["", *sorted({picture.caption for picture in (*pictures, *prior)} - {""})]
 

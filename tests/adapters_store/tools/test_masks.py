@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
@@ -218,6 +220,16 @@ def test_weights_stand_in_order_of_name_and_blocks_start_anew_with_each(mask: Ma
 def test_what_cannot_be_ranked_is_refused_by_name(weight: Tensor, sparsity: float, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         build_mask([("w", weight)], "wm", sparsity=sparsity)
+
+
+@pytest.mark.parametrize(
+    "recipe", [{"mask": "struct"}, {"mask": "struct", "axis": "columns"}, {"mask": "wm", "rank": 2}]
+)
+def test_a_convolution_counts_as_the_matrix_of_output_channels_by_taps(recipe: dict[str, Any]) -> None:
+    weight = torch.randn(6, 2, 3, 3, generator=torch.Generator().manual_seed(0))
+    convolution = positions(build_mask([("w", weight)], sparsity=0.5, **recipe))
+    assert convolution == positions(build_mask([("w", weight.view(6, 18))], sparsity=0.5, **recipe))
+    assert "rank" not in recipe or len(convolution["w"]) == 2 * (6 + 18)
 
 
 def test_struct_and_ranks_are_for_matrices() -> None:
