@@ -132,11 +132,18 @@ def _serve_pictures(
                 size_multiple=loaded.size_multiple,
                 schedulers=loaded.schedulers,
                 can_preview=previews.can_preview(loaded.pipeline),
+                takes_negative_prompt=_takes_negative_prompt(loaded),
+                takes_guidance_scale="guidance_scale" in loaded.parameters,
             ),
         ),
         kernels=stack.kernels,
         prompts=prompt_check.PromptCheck(loaded.pipeline),
     )
+
+
+def _takes_negative_prompt(loaded: LoadedPipeline) -> bool:
+    """Beside a true_cfg_scale, which requests do not have, it would be ignored."""
+    return "negative_prompt" in loaded.parameters and "true_cfg_scale" not in loaded.parameters
 
 
 def _name(model: str) -> str:

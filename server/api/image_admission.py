@@ -33,6 +33,8 @@ async def admit_images(
     height = _side(config, pictures, "height", asked.height or pictures.default_height)
     width = _side(config, pictures, "width", asked.width or pictures.default_width)
     _check_scheduler(pictures, asked.scheduler)
+    _check_meaning(asked.negative_prompt, is_taken=pictures.takes_negative_prompt, param="parameters.negative_prompt")
+    _check_meaning(asked.guidance_scale, is_taken=pictures.takes_guidance_scale, param="parameters.guidance_scale")
     _check_previews(pictures, body, num_steps)
     admitted = await admit(services, key, body, body.fusion.asked, held)
     await services.workers.tokenising(_check_prompts, services, body)
@@ -75,6 +77,11 @@ def _check_scheduler(pictures: PictureInfo, asked: str | None) -> None:
     if asked is not None and asked not in pictures.schedulers:
         param, known = "parameters.scheduler", ", ".join(pictures.schedulers)
         raise RequestRejected(f"{param}: one of {known}; got {asked!r}", param=param)
+
+
+def _check_meaning(asked: object, *, is_taken: bool, param: str) -> None:
+    if asked is not None and not is_taken:
+        raise RequestRejected(f"{param}: this base has none", param=param)
 
 
 def _check_previews(pictures: PictureInfo, body: ImageBody, num_steps: int) -> None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 class PictureInfo:
     """``default_*``: of a request that states none, sizes in pixels. Both sides of a picture are multiples of
     ``size_multiple``. ``schedulers``: the names a request may give. ``can_preview``: pictures can be shown before they
-    are done."""
+    are done. ``takes_negative_prompt``, ``takes_guidance_scale``: each means something to this base."""
 
     default_height: int
     default_width: int
@@ -17,3 +17,5 @@ class PictureInfo:
     size_multiple: int
     schedulers: tuple[str, ...]
     can_preview: bool
+    takes_negative_prompt: bool
+    takes_guidance_scale: bool

@@ -191,7 +191,10 @@ class Stepper:
             if sequence is None:
                 continue
             if isinstance(result, StepError):
-                self.fail([sequence], StepFailed(f"the model failed while it ran this request: {result.error}"))
+                error = result.error
+                if not isinstance(error, ServerError):
+                    error = StepFailed(f"the model failed while it ran this request: {error}")
+                self.fail([sequence], error)
                 continue
             reason = sequence.advance(result, now)
             if reason is not None:

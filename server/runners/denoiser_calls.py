@@ -47,19 +47,32 @@ class DenoiserCall:
         return all(_fit(name, value, rows, other_value, other_rows) for (name, value), (_, other_value) in pairs)
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Failed:
+    """In the place of an answer: why there is none."""
+
+    error: Exception
+
+
 def predict(denoiser: Denoiser, calls: Sequence[DenoiserCall], max_rows: int) -> list[Any]:
     """What the denoiser answers to each call, in their order; no forward has more than ``max_rows`` rows, but for a
-    call that has more by itself. A call that is alone runs exactly as the pipeline made it."""
+    call that has more by itself. A call that is alone runs exactly as the pipeline made it. A forward that fails is
+    ``Failed`` to those who share it, and to nobody else."""
     answers: dict[int, Any] = {}
     for group in _groups(calls, max_rows):
-        members = [calls[place] for place in group]
-        for place, answer in zip(group, _forward(denoiser, members), strict=True):
-            answers[place] = answer
+        try:
+            of_group = _forward(denoiser, [calls[place] for place in group])
+        except Exception as error:
+            of_group = [Failed(error)] * len(group)
+        answers.update(zip(group, of_group, strict=True))
     return [answers[place] for place in range(len(calls))]
 
 
 def mean(answers: Sequence[Any]) -> Any:
-    """The mean of what several forwards answered to one call, summed in float32."""
+    """The mean of what several forwards answered to one call, summed in float32. Raises what one of them failed by."""
+    for answer in answers:
+        if isinstance(answer, Failed):
+            raise answer.error
     if len(answers) == 1:
         return answers[0]
 

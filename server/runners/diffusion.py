@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Collection, Iterator, Sequence
 from functools import partial
 from itertools import groupby
@@ -10,6 +11,7 @@ from typing import Any, Protocol
 import torch
 
 from adapters_store.blend import Blend
+from server.core.errors import RequestRejected
 from server.core.requests import ImageRequest, RequestId
 from server.core.steps import New, Reused, StepError, StepImage, StepResult, SwitchReport, Work
 from server.runners.denoiser_calls import mean, predict
@@ -18,7 +20,10 @@ from server.runners.pipeline_loading import LoadedPipeline
 from server.runners.previews import preview
 from server.runners.schedulers import DEFAULT, make_scheduler
 
+log = logging.getLogger(__name__)
+
 MAX_STEPS = 1_000_000  # of a sequence; requests are bounded long before
+MAX_SHOWN_CHARS = 300  # of what a pipeline says
 
 
 class Parts(Protocol):
@@ -73,6 +78,7 @@ class DiffusionRunner:
     def finish_text(self, sequence_id: RequestId) -> str:
         return ""
 
+    @torch.inference_mode()  # as it was started: a drawing that is given up turns gradients back to what they were then
     def drop(self, ids: Collection[RequestId]) -> None:
         for request in ids:
             drawing = self._live.pop(request, None)
@@ -94,7 +100,7 @@ class DiffusionRunner:
             self._enter(part, calling)
             answers.append(self._predict(calling))
         for step, of_parts in zip(calling, zip(*answers, strict=True), strict=True):
-            step.attempt(partial(step.drawing.resume, mean(of_parts)))
+            step.attempt(partial(_resume, step.drawing, of_parts))
 
     def _enter(self, part: Blend, steps: Sequence[_Step]) -> None:
         report = self._parts.enter(part)
@@ -133,8 +139,20 @@ class _Step:
         try:
             action()
         except Exception as error:
-            self._error = error
+            self._error = self._refusal(error)
+            if self._error is None:
+                log.exception("an image failed")
+                self._error = error
             self.drawing.call = None
+
+    def _refusal(self, error: Exception) -> RequestRejected | None:
+        """Pipeline, scheduler and denoiser check what they were given before a step is done."""
+        if self.drawing.num_done or not isinstance(error, TypeError | ValueError):
+            return None
+        asked = self.drawing.request
+        steps = f"{asked.max_new_tokens} steps of the scheduler {asked.scheduler or DEFAULT}"
+        wishes = f"{asked.width}×{asked.height} pixels in {steps}"
+        return RequestRejected(f"this base cannot draw {wishes}: {str(error)[:MAX_SHOWN_CHARS]}")
 
     def result(self) -> StepResult:
         drawing = self.drawing
@@ -148,6 +166,10 @@ class _Step:
             preview=drawing.preview,
             picture=drawing.picture,
         )
+
+
+def _resume(drawing: Drawing, of_parts: Sequence[Any]) -> None:
+    drawing.resume(mean(of_parts))
 
 
 def _by_parts(steps: Sequence[_Step]) -> Iterator[tuple[tuple[Blend, ...], list[_Step]]]:

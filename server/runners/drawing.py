@@ -88,7 +88,7 @@ class Drawing:
 
     def _end_step(self, pipeline: Any, index: int, _: Any, tensors: dict[str, Any]) -> dict[str, Any]:
         self.num_done = index + 1
-        self.num_steps = pipeline.num_timesteps
+        self.num_steps = getattr(pipeline, "num_timesteps", self.num_steps)
         every = self.request.preview_every
         if every and self.num_done % every == 0 and self.num_done < self.num_steps:
             self.preview = self._make_preview(tensors["latents"], self.request.height, self.request.width)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 import torch
@@ -13,7 +14,9 @@ MAX_SIDE = 32  # latents; larger ones are averaged down first, so that a preview
 
 
 def can_preview(pipeline: Any) -> bool:
-    """Whether ``preview`` knows how this pipeline's latents become pixels."""
+    """Whether this pipeline shows its latents, and ``preview`` knows how they become pixels."""
+    if "callback_on_step_end" not in inspect.signature(type(pipeline).__call__).parameters:
+        return False
     vae = getattr(pipeline, "vae", None)
     return isinstance(vae, nn.Module) and hasattr(vae, "decode") and hasattr(vae.config, "scaling_factor")
 

@@ -39,6 +39,8 @@ PICTURES = PictureInfo(
     size_multiple=8,
     schedulers=("ddim", "euler"),
     can_preview=True,
+    takes_negative_prompt=True,
+    takes_guidance_scale=True,
 )
 
 

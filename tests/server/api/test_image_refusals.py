@@ -126,6 +126,14 @@ async def test_previews_of_a_base_that_shows_none_are_refused(tmp_path: Path) ->
         assert error["message"] == "parameters.previews: this base shows no picture before it is done"
 
 
+async def test_what_means_nothing_to_the_base_is_refused_rather_than_ignored(tmp_path: Path) -> None:
+    async with rig(tmp_path, replace(PICTURES, takes_negative_prompt=False, takes_guidance_scale=False)) as server:
+        for asked in ({"negative_prompt": ""}, {"guidance_scale": 0}):
+            error = error_of(await server.generate(parameters=asked), 400)
+            assert error["param"] == f"parameters.{next(iter(asked))}"
+            assert error["message"] == f"{error['param']}: this base has none"
+
+
 async def test_a_prompt_that_no_tokenizer_need_see_is_refused_before_it_does(tmp_path: Path) -> None:
     class NoPrompts(WordPrompts):
         def num_tokens(self, prompt: str) -> int:

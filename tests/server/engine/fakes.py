@@ -331,7 +331,7 @@ class FakePainter:
 
     num_more: int = 0
     switch_s: float = 0.0
-    failing: set[RequestId] = field(default_factory=set)
+    failing: dict[RequestId, Exception] = field(default_factory=dict)
     live: dict[RequestId, int] = field(default_factory=dict)
     asked: dict[RequestId, ImageRequest] = field(default_factory=dict)
     steps: list[list[RequestId]] = field(default_factory=list)
@@ -368,7 +368,7 @@ class FakePainter:
 
     def _draw(self, request: RequestId) -> StepResult:
         if request in self.failing:
-            return StepError(id=request, error=ValueError("no numbers"))
+            return StepError(id=request, error=self.failing[request])
         self.live[request] += 1
         num_done, num_steps = self.live[request], self.asked[request].max_new_tokens + self.num_more
         picture = Picture(width=1, height=1, rgb=b"rgb") if num_done == num_steps else None

@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from adapters_store.blend import BASE
-from server.core.errors import DeadlineExceeded, StepFailed
+from server.core.errors import DeadlineExceeded, RequestRejected, StepFailed
 from server.core.requests import ImageUsage, Picture
 from server.engine.fairness import NEW_TOKEN
 from server.engine.mailbox import Mailbox
@@ -70,11 +70,12 @@ def test_switches_within_a_step_are_on_the_receipt() -> None:
 def test_an_image_that_fails_fails_alone() -> None:
     painter = FakePainter()
     desk = desk_of(painter)
-    bad, good = desk.ask_image(), desk.ask_image()
-    painter.failing.add(bad)
+    bad, refused, good = (desk.ask_image() for _ in range(3))
+    painter.failing = {bad: ValueError("no numbers"), refused: RequestRejected("too wide")}
     desk.run_out()
 
     assert isinstance(desk.clients[bad].error, StepFailed)
+    assert isinstance(desk.clients[refused].error, RequestRejected)  # of the client, not of the server
     assert isinstance(desk.clients[good].events[-1], ImageEvent)
     assert not painter.live
 

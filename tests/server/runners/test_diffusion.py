@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import gc
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,9 +12,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from greenlet import greenlet
 from torch import Tensor
 
 from adapters_store.blend import BASE, Blend
+from server.core.errors import RequestRejected
 from server.core.requests import RequestId
 from server.core.steps import StepError, StepImage, Work
 from server.execution.audit import audit
@@ -167,6 +170,79 @@ def test_an_image_that_fails_fails_alone(rig: PictureRig) -> None:
     rig.runner.drop([RequestId("good"), RequestId("bad")])
     assert isinstance(results[RequestId("bad")], StepError)
     assert isinstance(results[RequestId("good")], StepImage)
+
+
+def test_a_forward_that_fails_ends_the_images_that_share_it_and_no_others(rig: PictureRig) -> None:
+    """One request could end all others of its blend: of the base, everybody's."""
+    ids = [RequestId(name) for name in ("good", "bad", "as bad")]
+    rig.runner.begin(image_request("good"))
+    rig.runner.begin(image_request("bad", width=SIZE // 2))
+    rig.runner.begin(image_request("as bad", width=SIZE // 2))
+    rig.stack.execution.restore()
+
+    def out_of_memory(_: Any, args: tuple[Any, ...]) -> None:
+        if args[0].shape[-1] != args[0].shape[-2]:
+            raise RuntimeError("out of memory")
+
+    with rig.loaded.pipeline.unet.register_forward_pre_hook(out_of_memory):
+        results = {result.id: result for result in rig.runner.step([Work(id=name) for name in ids])}
+
+    rig.runner.drop(ids)
+    assert isinstance(results[ids[0]], StepImage)
+    for failed in (results[ids[1]], results[ids[2]]):
+        assert isinstance(failed, StepError)
+        assert str(failed.error) == "out of memory"
+
+
+@pytest.mark.parametrize(
+    ("family", "wishes"),
+    [
+        ("sd", {"scheduler": "pndm", "max_new_tokens": 2}),
+        ("lcm", {"max_new_tokens": 60}),
+        ("sd3", {"height": 512, "max_new_tokens": 1}),
+    ],
+)
+def test_what_a_pipeline_does_not_take_is_refused_and_not_a_failure_of_the_server(
+    rigs: Callable[[Family], PictureRig], family: Family, wishes: dict[str, Any]
+) -> None:
+    """Schedulers have fewest and most steps, transformers a largest size; each told so by an error 500."""
+    rig = rigs(family)
+    rig.runner.begin(image_request(**wishes))
+    rig.stack.execution.restore()
+
+    [result] = rig.runner.step([Work(id=RequestId("r"))])
+
+    rig.runner.drop([RequestId("r")])
+    assert isinstance(result, StepError)
+    assert isinstance(result.error, RequestRejected)
+    assert str(result.error).startswith("this base cannot draw ")
+
+
+def test_an_image_that_is_given_up_leaves_gradients_as_they_were(rig: PictureRig) -> None:
+    """Its pipeline turned them off for the thread, and turned them on again never."""
+    rig.runner.begin(image_request("given up"))
+    rig.stack.execution.restore()
+    rig.runner.step([Work(id=RequestId("given up"))])
+
+    rig.runner.drop([RequestId("given up")])
+
+    assert torch.is_grad_enabled()
+
+
+def test_images_that_are_given_up_anywhere_leave_nothing_behind(rig: PictureRig) -> None:
+    rig.stack.execution.restore()
+    name = RequestId("given up")
+    known: list[int] = []
+    for num_steps in [*range(NUM_STEPS)] * 2:
+        rig.runner.begin(image_request(name, height=8, width=8))
+        for _ in range(num_steps):
+            rig.runner.step([Work(id=name)])
+        rig.runner.drop([name])
+        if num_steps == NUM_STEPS - 1:
+            gc.collect()
+            known.append(sum(issubclass(type(thing), Tensor | greenlet) for thing in gc.get_objects()))
+
+    assert known[0] == known[1]
 
 
 def test_every_seed_is_an_image_and_none_is_a_new_one_each_time(rig: PictureRig) -> None:
