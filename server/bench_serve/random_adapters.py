@@ -35,15 +35,15 @@ def sparse_adapter(
     delta_scale: float = DELTA_SCALE,
 ) -> Adapter:
     """Of every weight that is a target each element with probability ``sparsity``: the mask ``rand``, positions of its
-    own for every seed. Values are normal with standard deviation ``delta_scale``, bfloat16."""
+    own for every seed; a weight may come out without any. Values are normal with standard deviation ``delta_scale``,
+    bfloat16."""
     rng = np.random.default_rng(seed)
-    index_set = pack_positions(
-        [
-            Positions(name=name, shape=weight.shape, dtype=dtype, flat=_bernoulli(weight.shape, sparsity, rng))
-            for name, weight in sorted(base.weights.items(), key=lambda item: item[0].encode())
-            if is_target(name) and (dtype := weight.adaptable_dtype) is not None
-        ]
-    )
+    drawn = [
+        Positions(name=name, shape=weight.shape, dtype=dtype, flat=_bernoulli(weight.shape, sparsity, rng))
+        for name, weight in sorted(base.weights.items(), key=lambda item: item[0].encode())
+        if is_target(name) and (dtype := weight.adaptable_dtype) is not None
+    ]
+    index_set = pack_positions([positions for positions in drawn if positions.flat.numel()])
     values = rng.standard_normal(index_set.num_entries, dtype=np.float32) * np.float32(delta_scale)
     return build_adapter(base=base.fingerprint, index_set=index_set, values=torch.from_numpy(values).bfloat16())
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from server.cli.bench_pictures import pictures
 from server.cli.bench_serve import serve
 from server.core.waiting import wait_passively
 
@@ -18,6 +19,7 @@ def bench() -> None:
 
 
 bench.add_command(serve)
+bench.add_command(pictures)
 
 
 @bench.command(add_help_option=False, context_settings={"ignore_unknown_options": True})
