@@ -28,12 +28,13 @@ class DemoFailed(ServerError):
 
 
 @contextmanager
-def running_server(model: str, models_dir: Path) -> Iterator[httpx.Client]:
-    """A server process on a free loopback port with a data directory of its own; stopped and removed at the end."""
+def running_server(model: str, models_dir: Path, *more: str) -> Iterator[httpx.Client]:
+    """A server process on a free loopback port with a data directory of its own; stopped and removed at the end.
+    ``more``: further flags."""
     port = _free_port()
     data_dir = Path(tempfile.mkdtemp(prefix="shira-demo-"))
     command = [sys.executable, "-m", "server", "serve", "--model", model, "--port", str(port)]
-    command += ["--data-dir", str(data_dir), "--models-dir", str(models_dir)]
+    command += ["--data-dir", str(data_dir), "--models-dir", str(models_dir), *more]
     say("$ shira " + " ".join(command[3:]))
     server = subprocess.Popen(command, env=_without_settings(os.environ))
     try:
