@@ -11,6 +11,7 @@ import pytest
 from adapters_store.adapter import Adapter
 from adapters_store.base import BaseDescription
 from tests.e2e.live_server import LiveServer
+from tests.e2e.picture_world import PictureWorld, picture_world
 from tests.e2e.real_adapters import default_base, random_adapter, random_index_set, write_all
 
 
@@ -40,7 +41,13 @@ def adapters(tmp_path_factory: pytest.TempPathFactory) -> RealAdapters:
 @pytest.fixture(scope="session")
 def server(tmp_path_factory: pytest.TempPathFactory, adapters: RealAdapters) -> Iterator[LiveServer]:
     """Holds ``a``, ``twin``, ``b`` and ``c``. Tests leave these four as they are."""
-    with LiveServer(tmp_path_factory.mktemp("live") / "data") as live:
+    with LiveServer(tmp_path_factory.mktemp("live") / "data", "--calibrate") as live:
         for name, path in adapters.paths.items():
             live.push(name, path)
         yield live
+
+
+@pytest.fixture(scope="session")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PictureWorld]:
+    with picture_world(tmp_path_factory.mktemp("pictures")) as world:
+        yield world

@@ -45,6 +45,7 @@ class LiveServer:
             str(MODELS_DIR),
             "--threads",
             "1",
+            "--no-calibrate",  # it takes seconds; the server that most tests share does
             *options,
         ]
         self.client = httpx.Client(base_url=f"http://127.0.0.1:{self.port}", timeout=120.0)
