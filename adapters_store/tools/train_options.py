@@ -122,11 +122,16 @@ def check_recipe(options: RecipeOptions) -> None:
         raise TrainingRefused("axis and offset", expected="rows, 0 for every mask but struct", got=got)
     if options.rank is not None and options.mask == "struct":
         raise TrainingRefused("rank", expected="none: struct takes whole lines", got=str(options.rank))
-    for package in PACKAGES:
-        if find_spec(package) is None:
-            raise TrainingRefused(package, expected="pip install 'shira-server[train]'", got="not installed")
+    check_packages(*PACKAGES)
     if options.device == "cuda" and not torch.cuda.is_available():
         raise TrainingRefused("device", expected="cpu, for torch sees no CUDA device", got="'cuda'")
     if not options.model_dir.is_dir():
         raise TrainingRefused("model", expected="a directory with a checkpoint", got=f"{options.model_dir}: none there")
     check_output(options.output, [options.data, options.model_dir])
+
+
+def check_packages(*packages: str) -> None:
+    """Raises TrainingRefused."""
+    for package in packages:
+        if find_spec(package) is None:
+            raise TrainingRefused(package, expected="pip install 'shira-server[train]'", got="not installed")

@@ -100,9 +100,12 @@ def _train_text(options: dict[str, Any]) -> Any:
 
 
 def _train_pictures(options: dict[str, Any]) -> Any:
+    from adapters_store.tools.pictures.options import PictureOptions, check_picture_packages
+
+    check_picture_packages()
     from diffusers.utils import logging
 
-    from adapters_store.tools.pictures.train import PictureOptions, train_pictures
+    from adapters_store.tools.pictures.train import train_pictures
 
     logging.disable_progress_bar()
     if "epochs" in options:

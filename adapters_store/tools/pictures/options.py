@@ -8,7 +8,9 @@ from pathlib import Path
 
 from adapters_store.base_files import is_pipeline
 from adapters_store.errors import TrainingRefused
-from adapters_store.tools.train_options import RecipeOptions, Schedule, check_recipe
+from adapters_store.tools.train_options import RecipeOptions, Schedule, check_packages, check_recipe
+
+PACKAGES = ("diffusers", "PIL")  # which all modules here but this one import
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,3 +53,8 @@ def check_options(options: PictureOptions) -> None:
     if not is_pipeline(options.model_dir):
         got = f"{options.model_dir}: no model_index.json"
         raise TrainingRefused("model", expected="a diffusers pipeline's directory", got=got)
+
+
+def check_picture_packages() -> None:
+    """Raises TrainingRefused."""
+    check_packages(*PACKAGES)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -43,3 +44,12 @@ def test_a_language_model_takes_no_pictures(tmp_path: Path, pictures: Path, caps
     assert "data: expected a file of text, for the base is a language model" in capsys.readouterr().err
     assert run([*command, "--caption", "x"]) == 1
     assert "caption: expected only with a pipeline that draws pictures" in capsys.readouterr().err
+
+
+def test_without_diffusers_it_says_what_to_install(
+    tmp_path: Path, pictures: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "model_index.json").write_text("{}")
+    monkeypatch.setitem(sys.modules, "diffusers", None)
+    assert run(["train", str(pictures), "--model", str(tmp_path), "-o", str(tmp_path / "out")]) == 1
+    assert "diffusers: expected pip install 'shira-server[train]'" in capsys.readouterr().err
