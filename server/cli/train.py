@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -81,10 +82,12 @@ def train(*, data: Path, output: Path, model: str | None, is_json: bool, **given
     model_dir = resolve_model(config.model, config.models_path)
     options = {key: value for key, value in given.items() if value not in (None, ())}
     options |= {"model_dir": model_dir, "data": data, "output": output}
+    run, recipe = _on_pictures(options) if is_pipeline(model_dir) else _on_text(options)
     try:
-        report = asdict(_train_pictures(options) if is_pipeline(model_dir) else _train_text(options))
+        report = asdict(run(recipe))
     except KeyboardInterrupt:
-        click.echo("Interrupted; the same command with --resume goes on from the last checkpoint, if any.", err=True)
+        if recipe.progress_dir.exists():
+            click.echo("Interrupted; the same command with --resume goes on from the last checkpoint.", err=True)
         raise
     if is_json:
         click.echo(json.dumps(report, indent=2, default=str))
@@ -93,13 +96,14 @@ def train(*, data: Path, output: Path, model: str | None, is_json: bool, **given
         click.echo(f"{key}: {value}")
 
 
-def _train_text(options: dict[str, Any]) -> Any:
+def _on_text(options: dict[str, Any]) -> tuple[Callable[[Any], Any], Any]:
+    """What trains, and what it is told."""
     from adapters_store.tools.train import TrainOptions, train
 
-    return train(TrainOptions(**_only_fields_of(TrainOptions, options, "a pipeline that draws pictures")))
+    return train, TrainOptions(**_only_fields_of(TrainOptions, options, "a pipeline that draws pictures"))
 
 
-def _train_pictures(options: dict[str, Any]) -> Any:
+def _on_pictures(options: dict[str, Any]) -> tuple[Callable[[Any], Any], Any]:
     from adapters_store.tools.pictures.options import PictureOptions, check_picture_packages
 
     check_picture_packages()
@@ -110,7 +114,7 @@ def _train_pictures(options: dict[str, Any]) -> Any:
     logging.disable_progress_bar()
     if "epochs" in options:
         options = {"max_steps": None, **options}
-    return train_pictures(PictureOptions(**_only_fields_of(PictureOptions, options, "a language model")))
+    return train_pictures, PictureOptions(**_only_fields_of(PictureOptions, options, "a language model"))
 
 
 def _only_fields_of(kind: Any, options: dict[str, Any], other: str) -> dict[str, Any]:
