@@ -42,7 +42,7 @@ def as_table(group: Group) -> str:
     lines = [f"{group.name} ({told})"]
     for row in group.rows:
         ratio = "" if row.ratio is None else f"{_figure(row.ratio):>10} {f'× {row.to}':<34}{_verdict(row)}"
-        lines.append(f"  {row.what:<54}{_figure(row.value):>12} {row.unit:<10}{ratio}".rstrip())
+        lines.append(f"  {row.what:<58}{_figure(row.value):>12} {row.unit:<10}{ratio}".rstrip())
     return "\n".join(lines)
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import get_args
 
 import torch
 
@@ -12,7 +13,7 @@ from adapters_store.adapter import Adapter
 from adapters_store.blend import Blend, BlendMember
 from adapters_store.kernels import get_kernels
 from adapters_store.tools.bench_timing import CacheFlush, Cycle, Step, time_cycles
-from server.bench_pictures.lora import FORWARD, FORWARD_BESIDE, PHASES, SET_ADAPTERS, LoraRival
+from server.bench_pictures.lora import FORWARD, FORWARD_BESIDE, SET_ADAPTERS, LoraRival, Targets
 from server.bench_pictures.options import PicturesOptions
 from server.bench_pictures.rows import Group, Row
 from server.bench_pictures.sources import HostOrFile
@@ -33,11 +34,28 @@ def measure_switching(subject: Subject, options: PicturesOptions) -> Group:
     """Contenders take turns; the weights are in memory, files in the page cache."""
     adapters = [subject.random_adapter(sparsity=options.sparsity, seed=options.seed + number) for number in range(2)]
     num_entries = adapters[0].index_set.num_entries
+    originals = {name: tensor.clone() for name, tensor in subject.tensors.items()}
     with tempfile.TemporaryDirectory(prefix="shira-bench-") as folder, torch.no_grad():
-        rival = LoraRival(subject, Path(folder), rank=options.lora_rank, num_params=num_entries, seed=options.seed)
-        cycles = [*our_cycles(subject, adapters, HostOrFile(adapters, Path(folder) / "adapters")), *rival.cycles()]
+        source = HostOrFile(adapters, Path(folder) / "adapters")
+        rivals = [
+            LoraRival(
+                subject,
+                originals,
+                Path(folder) / targets,
+                targets=targets,
+                rank=options.lora_rank,
+                num_params=num_entries,
+                seed=options.seed,
+            )
+            for targets in get_args(Targets)
+        ]
+        cycles = [
+            *our_cycles(subject, adapters, source),
+            *(rival.through_the_weights() for rival in rivals),
+            rivals[0].beside_the_weights(),
+        ]
         timings = time_cycles(cycles, options.num_rounds, CacheFlush())
-        exactness = _exactness_rows(verify(subject), rival)
+    ms = {timing.label: timing.median_s * 1e3 for timing in timings}
     return Group(
         name=f"switching, {subject.title}",
         conditions={
@@ -45,11 +63,13 @@ def measure_switching(subject: Subject, options: PicturesOptions) -> Group:
             "num_params": subject.num_params,
             "num_entries": num_entries,
             "entries_of": sum(tensor.numel() for tensor in subject.tensors.values()),
-            "lora_rank": rival.rank,
-            "lora_params": rival.num_params,
-            "lora_of": rival.num_changed_params,
+            **{f"params_of_{rival.name}": rival.num_params for rival in rivals},
         },
-        rows=[*_time_rows({timing.label: timing.median_s * 1e3 for timing in timings}), *exactness],
+        rows=[
+            *_our_rows(ms, verify(subject)),
+            *(row for rival in rivals for row in _rival_rows(ms, rival)),
+            *_unfused_rows(ms),
+        ],
     )
 
 
@@ -90,37 +110,39 @@ def verify(subject: Subject) -> VerifyReport:
     return report
 
 
-def _time_rows(ms: dict[str, float]) -> list[Row]:
-    switch_ms = ms[SWITCH]
-    whole_ms = sum(ms[phase] for phase in PHASES)
-    ours = [_to_switch(label, ms[label], switch_ms) for label in (ENTER, RESTORE, SWITCH, FIRST_USE, FROM_FILE)]
-    rival = [_to_switch(label, ms[label], switch_ms) for label in PHASES]
+def _our_rows(ms: Mapping[str, float], report: VerifyReport) -> list[Row]:
+    num_mismatched = len(report.mismatched)
     return [
-        *ours,
-        *rival,
-        _to_switch("diffusers: load + fuse + unfuse + unload", whole_ms, switch_ms, at_least=TARGET_RATIO),
-        _to_switch("diffusers: unfuse + fuse, were both loaded", ms[PHASES[1]] + ms[PHASES[2]], switch_ms),
-        _to_switch(SET_ADAPTERS, ms[SET_ADAPTERS], switch_ms),
-        Row(what=FORWARD, value=ms[FORWARD], unit="ms"),
-        Row(
-            what=FORWARD_BESIDE, value=ms[FORWARD_BESIDE], unit="ms", ratio=ms[FORWARD_BESIDE] / ms[FORWARD], to="plain"
-        ),
-    ]
-
-
-def _to_switch(what: str, value_ms: float, switch_ms: float, *, at_least: float | None = None) -> Row:
-    return Row(what=what, value=value_ms, unit="ms", ratio=value_ms / switch_ms, to="A → B", at_least=at_least)
-
-
-def _exactness_rows(report: VerifyReport, rival: LoraRival) -> list[Row]:
-    return [
+        *(_to_switch(ms, label, ms[label]) for label in (ENTER, RESTORE, SWITCH, FIRST_USE, FROM_FILE)),
         Row(
             what="ours: weights that differ from what was loaded",
-            value=len(report.mismatched),
+            value=num_mismatched,
             unit="weights",
-            ratio=float(len(report.mismatched)),
+            ratio=float(num_mismatched),
             to="one weight",
             at_most=0,
         ),
-        Row(what="diffusers: words changed by one fuse and unfuse", value=100 * rival.share_changed, unit="%"),
     ]
+
+
+def _rival_rows(ms: Mapping[str, float], rival: LoraRival) -> list[Row]:
+    _, fuse, unfuse, _ = rival.phases
+    return [
+        *(_to_switch(ms, phase, ms[phase]) for phase in rival.phases),
+        _to_switch(ms, f"{rival.name}: all four", sum(ms[phase] for phase in rival.phases), at_least=TARGET_RATIO),
+        _to_switch(ms, f"{rival.name}: unfuse and fuse alone", ms[unfuse] + ms[fuse]),
+        Row(what=f"{rival.name}: words that this changed", value=100 * rival.share_changed, unit="%"),
+    ]
+
+
+def _unfused_rows(ms: Mapping[str, float]) -> list[Row]:
+    beside_ms, plain_ms = ms[FORWARD_BESIDE], ms[FORWARD]
+    return [
+        _to_switch(ms, SET_ADAPTERS, ms[SET_ADAPTERS]),
+        Row(what=FORWARD, value=plain_ms, unit="ms"),
+        Row(what=FORWARD_BESIDE, value=beside_ms, unit="ms", ratio=beside_ms / plain_ms, to="plain"),
+    ]
+
+
+def _to_switch(ms: Mapping[str, float], what: str, value: float, *, at_least: float | None = None) -> Row:
+    return Row(what=what, value=value, unit="ms", ratio=value / ms[SWITCH], to="A → B", at_least=at_least)

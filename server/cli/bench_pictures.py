@@ -30,7 +30,7 @@ SMALL_MODEL = Path("examples/emoji/model")
     type=click.Choice([*get_args(UnetName), "none"]),
     default="sdxl",
     show_default=True,
-    help="A random one on which switching is timed besides; sdxl takes 8 GB of memory.",
+    help="A random one on which switching is timed besides; sdxl takes 14 GB of memory.",
 )
 @click.option("--sparsity", type=click.FloatRange(0, 1, min_open=True), default=0.02, show_default=True)
 @click.option("--lora-rank", type=click.IntRange(1), help="Of diffusers' LoRA.  [default: as many parameters as ours]")

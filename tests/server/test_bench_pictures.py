@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from adapters_store.adapter import Adapter, Version
 from adapters_store.tools import bench_timing
-from adapters_store.tools.bench_timing import Step
 from server.bench_pictures.drawing import IN_ORDER, IN_TURN, TOGETHER
-from server.bench_pictures.lora import FUSE, LOAD, PHASES, UNFUSE, UNLOAD, LoraRival
+from server.bench_pictures.lora import PHASES, LoraRival, Targets
 from server.bench_pictures.rows import Row
 from server.bench_pictures.sources import HostOrFile
 from server.bench_pictures.subject import Subject, subject_of_unet
@@ -57,9 +57,11 @@ def test_the_command_prints_and_writes_every_row_and_nothing_exact_is_missed(
     assert [name for name in by_group if name.startswith("switching")] == [f"switching, {name}" for name in subjects]
     for name in subjects:
         switching = by_group[f"switching, {name}"]
-        assert {ENTER, RESTORE, SWITCH, FIRST_USE, FROM_FILE, *PHASES} <= switching.keys()
+        assert {ENTER, RESTORE, SWITCH, FIRST_USE, FROM_FILE} <= switching.keys()
         assert switching[SWITCH]["ratio"] == 1
-        assert switching["diffusers: load + fuse + unfuse + unload"]["at_least"] == 20
+        for targets in ("attention", "all"):
+            asked = {what.rpartition(f" of {targets}: ")[2]: row["at_least"] for what, row in switching.items()}
+            assert asked | dict.fromkeys(PHASES) | {"all four": 20} == asked
         assert switching["ours: weights that differ from what was loaded"]["is_met"]
     turns = by_group["turns, four requests of four blends"]
     assert {IN_TURN, IN_ORDER} <= turns.keys()
@@ -119,28 +121,43 @@ def test_an_adapter_from_a_file_is_the_one_that_was_written(subject: Subject, tm
     assert torch.equal(read.values, adapter.values)
 
 
+def rival_of(subject: Subject, folder: Path, targets: Targets, *, rank: int | None, num_params: int = 0) -> LoraRival:
+    originals = {name: tensor.clone() for name, tensor in subject.tensors.items()}
+    return LoraRival(subject, originals, folder, targets=targets, rank=rank, num_params=num_params, seed=0)
+
+
+@pytest.mark.parametrize(
+    ("targets", "module", "is_fused"),
+    [
+        ("attention", "mid_block.attentions.0.transformer_blocks.0.attn1.to_q", True),
+        ("attention", "mid_block.resnets.0.conv1", False),
+        ("all", "mid_block.attentions.0.transformer_blocks.0.attn1.to_q", True),
+        ("all", "mid_block.resnets.0.conv1", True),
+    ],
+)
+@torch.no_grad()
 def test_diffusers_fuses_the_product_of_the_factors_into_the_subjects_own_weights(
-    subject: Subject, tmp_path: Path
+    subject: Subject, targets: Targets, module: str, is_fused: bool, tmp_path: Path
 ) -> None:
-    rival = LoraRival(subject, tmp_path, rank=2, num_params=0, seed=0)
-    steps = list(rival.cycles()[0].steps)
-    name, weight = next((name, tensor) for name, tensor in subject.tensors.items() if name.endswith("to_q.weight"))
+    rival = rival_of(subject, tmp_path, targets, rank=2)
+    load, fuse, unfuse, unload, mend = (step.run for step in rival.through_the_weights().steps)
+    weight = subject.tensors[f"unet.{module}.weight"]
     before = weight.clone()
     num_modules = len(list(subject.denoiser.modules()))
 
-    _run(steps, LOAD)
+    load()
     assert torch.equal(weight, before)
-    down, up = (
-        subject.denoiser.get_parameter(f"{name.removeprefix('unet.').removesuffix('.weight')}.lora_{factor}.one.weight")
-        for factor in "AB"
-    )
-    _run(steps, FUSE)
-    assert torch.equal(weight, before + up @ down)
-    assert not torch.equal(weight, before)
-    _run(steps, UNFUSE)
-    _run(steps, UNLOAD)
+    expected = before
+    if is_fused:
+        down, up = (subject.denoiser.get_parameter(f"{module}.lora_{factor}.one.weight") for factor in "AB")
+        expected = before + torch.einsum("or,ri...->oi...", up.flatten(1), down)
+    fuse()
+    assert torch.allclose(weight, expected, rtol=2**-7, atol=0)  # a rounding more or less
+    assert torch.equal(weight, before) is not is_fused
+    unfuse()
+    unload()
     assert len(list(subject.denoiser.modules())) == num_modules
-    steps[-1].run()
+    mend()
     assert 0 < rival.share_changed < 1
     assert verify(subject).ok
 
@@ -148,9 +165,11 @@ def test_diffusers_fuses_the_product_of_the_factors_into_the_subjects_own_weight
 def test_lora_has_as_many_parameters_as_the_sparse_adapter_as_nearly_as_its_rank_allows(
     subject: Subject, tmp_path: Path
 ) -> None:
-    per_rank = LoraRival(subject, tmp_path / "of-rank-1", rank=1, num_params=0, seed=0).num_params
-    rival = LoraRival(subject, tmp_path / "matched", rank=None, num_params=10 * per_rank + 3, seed=0)
+    per_rank = rival_of(subject, tmp_path / "of-rank-1", "all", rank=1).num_params
+    rival = rival_of(subject, tmp_path / "matched", "all", rank=None, num_params=10 * per_rank + 3)
     assert (rival.rank, rival.num_params) == (10, 10 * per_rank)
+    file = tmp_path / "matched" / "one" / "pytorch_lora_weights.safetensors"
+    assert sum(tensor.numel() for tensor in load_file(file).values()) == rival.num_params
 
 
 @pytest.mark.slow
@@ -189,8 +208,3 @@ def test_what_is_not_there_is_refused_before_anything_starts(
 ) -> None:
     assert run(["bench", "pictures", *arguments]) == 2
     assert told in capsys.readouterr().err
-
-
-def _run(steps: list[Step], label: str) -> None:
-    with torch.no_grad():
-        next(step for step in steps if step.label == label).run()
