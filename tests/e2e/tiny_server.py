@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from server.api.workers import NUM_HEAVY, NUM_QUICK, NUM_TOKENISING, NUM_WAITING
+from server.api.workers import NUM_ENCODING, NUM_HEAVY, NUM_QUICK, NUM_TOKENISING, NUM_WAITING
 from server.app import LOADER_THREADS
 from tests.e2e.live_server import LiveServer, wait_until
 from tests.server.runners.tiny_model import save_tiny_model
 
 CONTEXT_TOKENS = 8192
 POOL_THREADS = (
-    NUM_QUICK + NUM_TOKENISING + NUM_HEAVY + NUM_WAITING + LOADER_THREADS
+    NUM_QUICK + NUM_TOKENISING + NUM_ENCODING + NUM_HEAVY + NUM_WAITING + LOADER_THREADS
 )  # started when needed, however many requests
 
 
@@ -53,26 +53,29 @@ def state(server: LiveServer) -> dict[str, Any]:
 
 
 def is_at_rest(server: LiveServer) -> bool:
-    """No request, no KV that one uses, no hold on an adapter."""
+    """No request, no KV that one uses, no image that is drawn, no hold on an adapter."""
     now = state(server)
     engine = now["engine"]
     return (
         (engine["num_waiting"], engine["num_running"], engine["blends"]) == (0, 0, [])
-        and engine["kv"]["num_used_pages"] == 0
+        and engine["kv"].get("num_used_pages", 0) == 0
+        and engine["kv"].get("num_images", 0) == 0
         and now["store"]["claims"] == {}
         and now["store"]["host"]["held_bytes"] == 0
     )
 
 
 @contextmanager
-def nothing_leaks(server: LiveServer) -> Iterator[None]:
-    """Afterwards the server answers as before, over the same base, and holds no more than before."""
-    answer = server.generate()["text"]
+def nothing_leaks(server: LiveServer, ask: Callable[[], object] | None = None) -> Iterator[None]:
+    """Afterwards the server answers as before, over the same base, and holds no more than before. ``ask`` for a text,
+    unless told otherwise."""
+    ask = ask or (lambda: server.generate()["text"])
+    answer = ask()
     before = footprint(server)
     yield
     wait_until(lambda: is_at_rest(server))
     wait_until(lambda: footprint(server).num_files <= before.num_files)
     assert footprint(server).num_threads <= before.num_threads + POOL_THREADS
-    assert server.generate()["text"] == answer
+    assert ask() == answer
     assert "Traceback" not in server.log_path.read_text()
     server.assert_base_intact()
