@@ -1,0 +1,91 @@
+"""The plots: bars and curves of shares, each with its Wilson interval."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from adapters_store.tools.plotting import write_png
+from examples.emoji.measure.adapters import METHODS
+from examples.emoji.measure.cells import Share
+from examples.emoji.measure.figures import Figures, alone, fused, fusion_label
+from examples.emoji.measure.grid import FUSIONS, SCALES, SWEPT
+
+
+def plot_methods(figures: Figures, path: Path) -> None:
+    """What each adapter does alone, and both of them added, by method."""
+    bars = {
+        "style alone: in ink": [figures.style(alone(method, "style", prompts="others")) for method in METHODS],
+        "concept alone: cat faces": [figures.as_asked(alone(method, "concept")) for method in METHODS],
+        "added: in ink": [figures.style(fused(method)) for method in METHODS],
+        "added: cat faces": [figures.as_asked(fused(method)) for method in METHODS],
+        "added: both": [figures.both(fused(method)) for method in METHODS],
+    }
+    _bars(bars, METHODS, path, "one adapter alone, and style + concept added")
+
+
+def plot_fusions(figures: Figures, path: Path) -> None:
+    """Pictures that show both, by method and way of putting them together."""
+    ways = [("sum", None), *FUSIONS]
+    bars = {
+        method: [figures.both(fused(method, fusion=fusion, every=every)) for fusion, every in ways]
+        for method in METHODS
+    }
+    _bars(
+        bars,
+        [fusion_label(*way) for way in ways],
+        path,
+        "cat faces in ink, by way of putting style and concept together",
+    )
+
+
+def plot_scales(figures: Figures, path: Path) -> None:
+    """A panel per method: shares over the scale of both adapters."""
+    from matplotlib.figure import Figure
+
+    scales = sorted((1.0, *SCALES))
+    figure = Figure(figsize=(4.5 * len(SWEPT), 3.4), layout="constrained")
+    for axes, method in zip(figure.subplots(1, len(SWEPT), sharey=True, squeeze=False)[0], SWEPT, strict=True):
+        curves = {
+            "style alone: in ink, as asked": [
+                figures.both(alone(method, "style", s, prompts="others")) for s in scales
+            ],
+            "concept alone: cat faces": [figures.as_asked(alone(method, "concept", s)) for s in scales],
+            "added: both": [figures.both(fused(method, s)) for s in scales],
+        }
+        for label, shares in curves.items():
+            axes.errorbar(scales, _values(shares), yerr=_reaches(shares), marker="o", capsize=2, label=label)
+        axes.set_title(method)
+        axes.set_xlabel("scale of each adapter")
+        axes.set_ylim(-2, 102)
+    axes.legend(fontsize="small")
+    figure.supylabel("% of pictures")
+    write_png(figure, path)
+
+
+def _bars(groups: dict[str, list[Share | None]], places: Sequence[str], path: Path, title: str) -> None:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8.5, 3.4), layout="constrained")
+    axes = figure.subplots()
+    width = 0.8 / len(groups)
+    for number, (label, shares) in enumerate(groups.items()):
+        left = [place + (number - (len(groups) - 1) / 2) * width for place in range(len(places))]
+        axes.bar(left, _values(shares), width, yerr=_reaches(shares), label=label, error_kw={"linewidth": 0.8})
+    axes.set_xticks(range(len(places)), places)
+    axes.set_ylim(0, 102)
+    axes.set_ylabel("% of pictures")
+    axes.set_title(title, fontsize="medium")
+    axes.legend(fontsize="x-small", ncols=3)
+    write_png(figure, path)
+
+
+def _values(shares: Sequence[Share | None]) -> list[float]:
+    return [float("nan") if share is None else 100 * share.value for share in shares]
+
+
+def _reaches(shares: Sequence[Share | None]) -> Any:
+    """Below and above, as matplotlib takes them."""
+    known = [share or Share(0, 0, 0) for share in shares]
+    return [[100 * (share.value - share.low) for share in known], [100 * (share.high - share.value) for share in known]]
