@@ -3,24 +3,29 @@
 from __future__ import annotations
 
 import copy
+import gc
+import weakref
 from collections.abc import Sequence
 from functools import cache, partial
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from diffusers import StableDiffusionPipeline
 
 from adapters_store.blend import BASE
+from server.core.errors import RequestRejected
 from server.core.requests import ImageRequest, Picture, RequestId
-from server.runners.denoiser_calls import predict
+from server.runners.denoiser_calls import Failed, predict
 from server.runners.drawing import Drawing
 from server.runners.previews import can_preview, preview
 from tests.server.runners.tiny_pipelines import FAMILIES, Family, tiny_pipeline
 
 SIZE, NUM_STEPS = 32, 3
-ONE_IMAGE = 2  # rows: one image under guidance
 MANY = 64
+PIXEL = Picture(width=1, height=1, rgb=b"rgb")
 
 
 def test_an_image_is_bit_for_bit_what_diffusers_draws_in_one_go(family: Family) -> None:
@@ -30,13 +35,13 @@ def test_an_image_is_bit_for_bit_what_diffusers_draws_in_one_go(family: Family) 
 
 
 def test_an_image_does_not_notice_others_that_run_between_its_steps(family: Family) -> None:
-    many = draw(family, [request(seed=seed) for seed in (1, 2, 3)], max_rows=ONE_IMAGE)
+    many = draw(family, [request(seed=seed) for seed in (1, 2, 3)], max_together=1)
 
     assert [picture.rgb for picture in many] == [draw(family, [request(seed=seed)])[0].rgb for seed in (1, 2, 3)]
 
 
 def test_images_that_share_a_forward_differ_by_rounding_alone(family: Family) -> None:
-    many = draw(family, [request(seed=seed) for seed in (1, 2, 3)], max_rows=MANY)
+    many = draw(family, [request(seed=seed) for seed in (1, 2, 3)], max_together=MANY)
 
     for seed, picture in zip((1, 2, 3), many, strict=True):
         assert np.abs(pixels(picture).astype(int) - of_diffusers(family, seed=seed)).max() <= 1
@@ -96,6 +101,103 @@ def test_an_image_that_turns_into_no_numbers_is_an_error_not_a_black_square() ->
             run([drawing], lambda *args, **kwargs: (args[0] * torch.nan,))
 
 
+def test_a_preview_that_fails_is_left_out(caplog: pytest.LogCaptureFixture) -> None:
+    def failing(*_: Any) -> Picture:
+        raise RuntimeError("no such layout of latents")
+
+    pipeline = the_pipeline("sd")
+    drawing = Drawing(pipeline, "unet", request(seed=1, preview_every=1), copy.deepcopy(pipeline.scheduler), failing)
+    with torch.inference_mode():
+        drawing.start()
+        run([drawing], denoiser_of(pipeline))
+
+    assert drawing.picture is not None
+    assert drawing.preview is None
+    assert "a preview failed" in caplog.text
+
+
+def test_a_picture_that_was_made_without_the_denoiser_is_an_error() -> None:
+    class Delegating:
+        scheduler = unet = None
+
+        def __call__(self, prompt: str, **_: Any) -> Any:
+            return SimpleNamespace(images=[np.zeros((8, 8, 3))])
+
+    drawing = Drawing(Delegating(), "unet", request(seed=1), None, lambda *_: PIXEL)
+    with pytest.raises(RuntimeError, match="without its denoiser"):
+        drawing.start()
+
+
+def test_a_picture_that_a_safety_checker_flags_is_refused() -> None:
+    class Flagging:
+        scheduler = None
+
+        def unet(self) -> None:
+            """Says nothing."""
+
+        def __call__(self, prompt: str, **_: Any) -> Any:
+            self.unet()
+            return SimpleNamespace(images=[np.zeros((8, 8, 3))], nsfw_content_detected=[True])
+
+    drawing = Drawing(Flagging(), "unet", request(seed=1), None, lambda *_: PIXEL)
+    drawing.start()
+    with pytest.raises(RequestRejected, match="safety checker"):
+        drawing.resume(None)
+
+
+def test_a_failed_forward_keeps_none_of_its_memory() -> None:
+    """Its traceback held the activations until the cyclic collector ran: the next forward had no room either."""
+    made: list[weakref.ref[torch.Tensor]] = []
+
+    def running_out(*_: Any, **__: Any) -> Any:
+        activations = torch.zeros(10)
+        made.append(weakref.ref(activations))
+        raise MemoryError("no room")
+
+    drawing = new_drawing("sd", request(seed=1))
+    gc.disable()
+    try:
+        with torch.inference_mode():
+            drawing.start()
+            [answer] = predict(running_out, [call_of(drawing)], MANY)
+        assert isinstance(answer, Failed)
+        assert made[0]() is None
+    finally:
+        gc.enable()
+        drawing.close()
+
+
+def test_a_pipeline_that_does_not_tell_how_many_steps_it_runs_is_believed_to_run_those_asked_for() -> None:
+    """PRX calls back after each step but has no such number: every image of it failed after the first."""
+
+    class TellsNoNumber(StableDiffusionPipeline):  # type: ignore[misc]
+        @property
+        def num_timesteps(self) -> int:
+            raise AttributeError("num_timesteps")
+
+    pipeline = copy.copy(the_pipeline("sd"))
+    pipeline.__class__ = TellsNoNumber
+    drawing = Drawing(pipeline, "unet", request(seed=1), copy.deepcopy(pipeline.scheduler), partial(preview, pipeline))
+    with torch.inference_mode():
+        drawing.start()
+        run([drawing], pipeline.unet)
+
+    assert drawing.picture is not None
+    assert (drawing.num_done, drawing.num_steps) == (NUM_STEPS, NUM_STEPS)
+
+
+def test_a_pipeline_that_shows_nobody_its_latents_has_no_previews() -> None:
+    """PixArt's was offered: previews were asked for, and none came."""
+
+    class ShowsNothing(StableDiffusionPipeline):  # type: ignore[misc]
+        def __call__(self, prompt: str) -> None:
+            raise NotImplementedError
+
+    pipeline = copy.copy(the_pipeline("sd"))
+    pipeline.__class__ = ShowsNothing
+    assert not can_preview(pipeline)
+
+
 def test_every_family_can_show_a_preview_of_at_most_a_few_pixels(family: Family) -> None:
     assert can_preview(the_pipeline(family))
 
@@ -144,18 +246,18 @@ def new_drawing(family: Family, asked: ImageRequest) -> Drawing:
     return Drawing(pipeline, name, asked, copy.deepcopy(pipeline.scheduler), partial(preview, pipeline))
 
 
-def draw(family: Family, asked: Sequence[ImageRequest], max_rows: int = MANY) -> list[Picture]:
+def draw(family: Family, asked: Sequence[ImageRequest], max_together: int = MANY) -> list[Picture]:
     drawings = [new_drawing(family, one) for one in asked]
     with torch.inference_mode():
         for drawing in drawings:
             drawing.start()
-        run(drawings, denoiser_of(the_pipeline(family)), max_rows)
+        run(drawings, denoiser_of(the_pipeline(family)), max_together)
     return [drawing.picture for drawing in drawings if drawing.picture is not None]
 
 
-def run(drawings: Sequence[Drawing], denoiser: Any, max_rows: int = MANY) -> None:
+def run(drawings: Sequence[Drawing], denoiser: Any, max_together: int = MANY) -> None:
     while calling := [drawing for drawing in drawings if drawing.call is not None]:
-        answers = predict(denoiser, [call_of(drawing) for drawing in calling], max_rows)
+        answers = predict(denoiser, [call_of(drawing) for drawing in calling], max_together)
         for drawing, answer in zip(calling, answers, strict=True):
             drawing.resume(answer)
 
