@@ -2,9 +2,9 @@
 
     python examples/emoji/train_autoencoder.py .cache/emoji --minutes 9
 
-Reads `WORK/<style>.npz`, of which the held-out pictures and the concept's are left out, and writes `WORK/vae`. With
-`--decoder-only` the encoder, and so the latents, stay as they are in `WORK/vae`; the decoder goes on learning, from
-latents with a little noise on them, as a denoiser hands them over.
+Reads `WORK/<style>.npz`, of which the held-out pictures and the concept's are left out, and writes `WORK/vae`. The
+decoder learns from latents with a little noise on them, as a denoiser hands them over. `--resume` goes on from
+`WORK/vae`, with a fresh optimizer.
 """
 
 import argparse
@@ -20,7 +20,8 @@ from torch.nn import functional
 STYLES = "twemoji", "noto", "ink"
 LATENT_CHANNELS = 16
 KL_WEIGHT = 1e-6
-LATENT_NOISE = 0.15  # standard deviations of a latent
+LATENT_NOISE = 0.15  # at most, in standard deviations of a latent
+OPPONENT = torch.tensor([[1.0, -1.0, 0.0], [0.5, 0.5, -1.0]])  # red against green, yellow against blue
 
 
 def main() -> None:
@@ -31,7 +32,7 @@ def main() -> None:
     )
     parser.add_argument("--batch-size", type=int, default=16)
     parser.add_argument("--learning-rate", type=float, default=2e-3)
-    parser.add_argument("--decoder-only", action="store_true")
+    parser.add_argument("--resume", action="store_true")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=2)
     options = parser.parse_args()
@@ -43,10 +44,9 @@ def main() -> None:
 
 def train(options: argparse.Namespace) -> None:
     images = pictures(options.work, "train")
-    vae = AutoencoderKL.from_pretrained(options.work / "vae") if options.decoder_only else fresh_autoencoder()
+    vae = AutoencoderKL.from_pretrained(options.work / "vae") if options.resume else fresh_autoencoder()
     vae = vae.train()
-    learned = [vae.post_quant_conv, vae.decoder] if options.decoder_only else [vae]
-    parameters = [parameter for module in learned for parameter in module.parameters()]
+    parameters = list(vae.parameters())
     optimizer = torch.optim.AdamW(
         parameters, lr=options.learning_rate, betas=(0.9, 0.99), weight_decay=1e-4, fused=True
     )
@@ -54,11 +54,9 @@ def train(options: argparse.Namespace) -> None:
     while (spent := (time.monotonic() - start) / (60 * options.minutes)) < 1:
         for group in optimizer.param_groups:
             group["lr"] = options.learning_rate * min(1, (step + 1) / 100) * (1 - spent) ** 0.7
-        batch = images[torch.randint(len(images), (options.batch_size,))]
-        batch = torch.where(torch.rand(len(batch), 1, 1, 1) < 0.5, batch, batch.flip(3))
-        x = as_model_input(batch)
+        x = as_model_input(varied(images[torch.randint(len(images), (options.batch_size,))]))
         with torch.autocast("cpu", torch.bfloat16):
-            loss = decoder_loss(vae, x) if options.decoder_only else autoencoder_loss(vae, x)
+            loss = autoencoder_loss(vae, x)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
@@ -67,8 +65,7 @@ def train(options: argparse.Namespace) -> None:
         if step % 50 == 0:
             print(f"step {step}  {time.monotonic() - start:.0f} s  loss {running / (1 - 0.98**step):.4f}", flush=True)
     vae.eval()
-    if not options.decoder_only:
-        vae.register_to_config(**latent_scale(vae, images))
+    vae.register_to_config(scaling_factor=latent_scale(vae, images))
     vae.save_pretrained(options.work / "vae")
     for style in STYLES:
         print(
@@ -102,30 +99,36 @@ def as_model_input(images: Tensor) -> Tensor:
     return images.float() / 127.5 - 1
 
 
+def varied(images: Tensor) -> Tensor:
+    """Half of them mirrored, and half with red, green and blue in another order: emoji are yellow, red and blue, and
+    without it green and purple come out grey."""
+    images = torch.where(torch.rand(len(images), 1, 1, 1) < 0.5, images, images.flip(3))
+    orders = torch.where(torch.rand(len(images), 1) < 0.5, torch.arange(3), torch.rand(len(images), 3).argsort(1))
+    return images.gather(1, orders[:, :, None, None].expand_as(images))
+
+
 def autoencoder_loss(vae: AutoencoderKL, x: Tensor) -> Tensor:
-    latents = vae.encode(x).latent_dist
-    return reconstruction_loss(vae.decode(latents.sample()).sample, x) + KL_WEIGHT * latents.kl().mean()
-
-
-def decoder_loss(vae: AutoencoderKL, x: Tensor) -> Tensor:
-    with torch.no_grad():
-        latents = vae.encode(x).latent_dist.mean
-    noise = LATENT_NOISE * torch.rand(len(x), 1, 1, 1) * torch.randn_like(latents) / vae.config.scaling_factor
-    return reconstruction_loss(vae.decode(latents + noise).sample, x)
+    coded = vae.encode(x).latent_dist
+    latents = coded.sample()
+    level = LATENT_NOISE * latents.detach().std() * torch.rand(len(x), 1, 1, 1)
+    decoded = vae.decode(latents + level * torch.randn_like(latents)).sample
+    return reconstruction_loss(decoded.float(), x) + KL_WEIGHT * coded.kl().mean()
 
 
 def reconstruction_loss(decoded: Tensor, x: Tensor) -> Tensor:
-    """Absolute and squared error, and the absolute error of the differences of neighbours, which keeps edges sharp."""
-    error = decoded.float() - x
+    """Absolute and squared error; the absolute error of differences of neighbours, which keeps edges sharp; and that of
+    the two colour axes, which are small beside light and dark and would be learned last."""
+    error = decoded - x
     edges = error.diff(dim=2).abs().mean() + error.diff(dim=3).abs().mean()
-    return error.abs().mean() + functional.mse_loss(decoded.float(), x) + edges
+    colours = torch.einsum("oc,nchw->nohw", OPPONENT, error).abs().mean()
+    return error.abs().mean() + error.square().mean() + edges + colours
 
 
 @torch.no_grad()
-def latent_scale(vae: AutoencoderKL, images: Tensor) -> dict[str, float]:
-    """The configuration that gives latents mean zero and variance one, over all positions and channels."""
+def latent_scale(vae: AutoencoderKL, images: Tensor) -> float:
+    """What gives latents variance one, over all positions and channels."""
     latents = torch.cat([vae.encode(as_model_input(part)).latent_dist.mean for part in images.split(256)])
-    return {"scaling_factor": 1 / latents.std().item()}
+    return 1 / latents.std().item()
 
 
 @torch.no_grad()
