@@ -17,6 +17,7 @@ from server.bench_pictures.subject import Subject
 
 ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")  # what diffusers' own training adapts
 Targets = Literal["attention", "all"]
+TARGETS: tuple[Targets, ...] = ("attention", "all")
 PHASES = ("load_lora_adapter", "fuse_lora", "unfuse_lora", "unload_lora")
 SET_ADAPTERS = "diffusers: set_adapters, nothing fused"
 FORWARD = "denoiser forward, plain"

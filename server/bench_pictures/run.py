@@ -41,7 +41,7 @@ def run(options: PicturesOptions, *, json_file: TextIO | None = None) -> list[Gr
 
 
 def measure(options: PicturesOptions) -> Iterator[Group]:
-    loaded = load_pipeline(options.model_dir, dtype=options.dtype, device="cpu")
+    loaded = load_pipeline(options.model_dir, name=str(options.model_dir), dtype=options.dtype, device="cpu")
     subject = subject_of_pipeline(loaded)
     yield measure_switching(subject, options)
     yield from _measure_drawing(loaded, subject, options)

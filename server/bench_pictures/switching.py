@@ -5,7 +5,6 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import get_args
 
 import torch
 
@@ -13,7 +12,7 @@ from adapters_store.adapter import Adapter
 from adapters_store.blend import Blend, BlendMember
 from adapters_store.kernels import get_kernels
 from adapters_store.tools.bench_timing import CacheFlush, Cycle, Step, time_cycles
-from server.bench_pictures.lora import FORWARD, FORWARD_BESIDE, SET_ADAPTERS, LoraRival, Targets
+from server.bench_pictures.lora import FORWARD, FORWARD_BESIDE, SET_ADAPTERS, TARGETS, LoraRival
 from server.bench_pictures.options import PicturesOptions
 from server.bench_pictures.rows import Group, Row
 from server.bench_pictures.sources import HostOrFile
@@ -37,8 +36,8 @@ def measure_switching(subject: Subject, options: PicturesOptions) -> Group:
     originals = {name: tensor.clone() for name, tensor in subject.tensors.items()}
     with tempfile.TemporaryDirectory(prefix="shira-bench-") as folder, torch.no_grad():
         source = HostOrFile(adapters, Path(folder) / "adapters")
-        rivals = [
-            LoraRival(
+        rivals = {
+            targets: LoraRival(
                 subject,
                 originals,
                 Path(folder) / targets,
@@ -47,12 +46,12 @@ def measure_switching(subject: Subject, options: PicturesOptions) -> Group:
                 num_params=num_entries,
                 seed=options.seed,
             )
-            for targets in get_args(Targets)
-        ]
+            for targets in TARGETS
+        }
         cycles = [
             *our_cycles(subject, adapters, source),
-            *(rival.through_the_weights() for rival in rivals),
-            rivals[0].beside_the_weights(),
+            *(rival.through_the_weights() for rival in rivals.values()),
+            rivals["attention"].beside_the_weights(),
         ]
         timings = time_cycles(cycles, options.num_rounds, CacheFlush())
     ms = {timing.label: timing.median_s * 1e3 for timing in timings}
@@ -63,11 +62,11 @@ def measure_switching(subject: Subject, options: PicturesOptions) -> Group:
             "num_params": subject.num_params,
             "num_entries": num_entries,
             "entries_of": sum(tensor.numel() for tensor in subject.tensors.values()),
-            **{f"params_of_{rival.name}": rival.num_params for rival in rivals},
+            **{f"lora_{targets}_params": rival.num_params for targets, rival in rivals.items()},
         },
         rows=[
             *_our_rows(ms, verify(subject)),
-            *(row for rival in rivals for row in _rival_rows(ms, rival)),
+            *(row for rival in rivals.values() for row in _rival_rows(ms, rival)),
             *_unfused_rows(ms),
         ],
     )

@@ -53,7 +53,7 @@ def test_the_command_prints_and_writes_every_row_and_nothing_exact_is_missed(
     by_group: dict[str, dict[str, Any]] = {}
     for row in rows:
         by_group.setdefault(row["group"], {})[row["what"]] = row
-    subjects = ["small"] + ["tiny U-Net, random"] * (unet != "none")
+    subjects = [str(model)] + ["tiny U-Net, random"] * (unet != "none")
     assert [name for name in by_group if name.startswith("switching")] == [f"switching, {name}" for name in subjects]
     for name in subjects:
         switching = by_group[f"switching, {name}"]
