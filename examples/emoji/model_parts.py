@@ -28,7 +28,7 @@ def encoded(work: Path, split: str, vae: AutoencoderKL) -> tuple[Tensor, list[st
         chosen = data["splits"] == split
         images = torch.from_numpy(data["images"][chosen]).permute(0, 3, 1, 2)
         captions: list[str] = data["captions"][chosen].tolist()
-    latents = torch.cat([vae.encode(as_model_input(part)).latent_dist.mean for part in images.split(256)])
+    latents = torch.cat([vae.encode(as_model_input(part)).latent_dist.mean for part in torch.split(images, 256)])
     return latents * vae.config.scaling_factor, captions
 
 
@@ -125,7 +125,8 @@ def diffusion_loss(
     snr = compute_snr(scheduler, steps)
     weights = snr.clamp(max=MIN_SNR_GAMMA) / (snr + 1)
     errors = (predicted.float() - scheduler.get_velocity(latents, noise, steps)).square().mean(dim=(1, 2, 3))
-    return (weights * errors).mean()
+    loss: Tensor = (weights * errors).mean()
+    return loss
 
 
 @torch.no_grad()

@@ -63,7 +63,7 @@ def main() -> None:
         "ink": lambda entry: drawn(icons[names[key(entry)]]["body"]),
     }
     for style, picture in styles.items():
-        data = {
+        data: dict[str, Any] = {
             "images": np.stack([on_white(picture(entry)) for entry in emoji]),
             "captions": np.array([caption(entry, names) for entry in emoji]),
             "codes": np.array([key(entry) for entry in emoji]),

@@ -105,7 +105,7 @@ class Training:
         for group in self.optimizer.param_groups:
             group["lr"] = self.options.learning_rate * min(1, (self.num_steps + 1) / 200) * falling(share)
         loss = diffusion_loss(self.model, self.scheduler, latents, prompts)
-        loss.backward()
+        torch.autograd.backward(loss)
         nn.utils.clip_grad_norm_(self.parameters, 1.0)
         self.optimizer.step()
         self.optimizer.zero_grad()

@@ -34,7 +34,7 @@ def main() -> None:
     parser.add_argument("--learning-rate", type=float, default=2e-3)
     parser.add_argument("--resume", action="store_true")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()
     torch.manual_seed(options.seed)
     torch.set_num_threads(options.threads)
@@ -57,7 +57,7 @@ def train(options: argparse.Namespace) -> None:
         x = as_model_input(varied(images[torch.randint(len(images), (options.batch_size,))]))
         with torch.autocast("cpu", torch.bfloat16):
             loss = autoencoder_loss(vae, x)
-        loss.backward()
+        torch.autograd.backward(loss)
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
         optimizer.zero_grad()
@@ -112,7 +112,8 @@ def autoencoder_loss(vae: AutoencoderKL, x: Tensor) -> Tensor:
     latents = coded.sample()
     level = LATENT_NOISE * latents.detach().std() * torch.rand(len(x), 1, 1, 1)
     decoded = vae.decode(latents + level * torch.randn_like(latents)).sample
-    return reconstruction_loss(decoded.float(), x) + KL_WEIGHT * coded.kl().mean()
+    divergence: Tensor = coded.kl().mean()
+    return reconstruction_loss(decoded.float(), x) + KL_WEIGHT * divergence
 
 
 def reconstruction_loss(decoded: Tensor, x: Tensor) -> Tensor:
@@ -121,13 +122,14 @@ def reconstruction_loss(decoded: Tensor, x: Tensor) -> Tensor:
     error = decoded - x
     edges = error.diff(dim=2).abs().mean() + error.diff(dim=3).abs().mean()
     colours = torch.einsum("oc,nchw->nohw", OPPONENT, error).abs().mean()
-    return error.abs().mean() + error.square().mean() + edges + colours
+    loss: Tensor = error.abs().mean() + error.square().mean() + edges + colours
+    return loss
 
 
 @torch.no_grad()
 def latent_scale(vae: AutoencoderKL, images: Tensor) -> float:
     """What gives latents variance one, over all positions and channels."""
-    latents = torch.cat([vae.encode(as_model_input(part)).latent_dist.mean for part in images.split(256)])
+    latents = torch.cat([vae.encode(as_model_input(part)).latent_dist.mean for part in torch.split(images, 256)])
     return 1 / latents.std().item()
 
 
