@@ -65,14 +65,14 @@ async def generate(
     asked = await admit_images(services, key, body, until_answered)
     events = await started(request, services, asked, until_answered)
     if body.stream:
-        return event_response(request, image_frames(services.workers, asked, events))
+        return event_response(request, image_frames(services.workers, asked, events, partial(close, until_answered)))
     ends = await while_connected(request, partial(whole_images, asked, events))
     await close(until_answered)  # who is slow to take megabytes holds no adapter
     if media_type == PNG:
         receipt = ReceiptView.of(ends[0].receipt).model_dump_json()
         headers = {"X-Shira-Receipt": receipt, "X-Shira-Seed": str(asked[0].seed)}
         return Response(await services.workers.encoding(png, ends[0].picture), media_type=PNG, headers=headers)
-    return Response(await services.workers.encoding(json_answer, asked, ends), media_type=JSON)
+    return Response(await json_answer(services.workers, asked, ends), media_type=JSON)
 
 
 def _media_type(body: ImageBody, request: Request) -> str:

@@ -18,6 +18,7 @@ from server.core.requests import ImageRequest
 from server.core.settings import ServerConfig
 
 DRAWN_SEEDS = 2**32  # every JSON reader holds them exactly
+OVERSIZE = 2  # how many times the base's own side a picture's may be
 MOUNTED = "the route is there for bases that draw alone"
 
 
@@ -28,10 +29,10 @@ async def admit_images(
 
     The versions stay held until ``held`` closes, so that a delete waits for the requests."""
     config, pictures, asked = services.config, _pictures(services), body.parameters
-    check_at_most(min(config.max_images, config.max_queue), asked.num_images, param="parameters.num_images")
     num_steps = _num_steps(config, pictures, asked.num_inference_steps)
     height = _side(config, pictures, "height", asked.height or pictures.default_height)
     width = _side(config, pictures, "width", asked.width or pictures.default_width)
+    _check_num_images(config, pictures, asked.num_images, height=height, width=width)
     _check_scheduler(pictures, asked.scheduler)
     _check_meaning(asked.negative_prompt, is_taken=pictures.takes_negative_prompt, param="parameters.negative_prompt")
     _check_meaning(asked.guidance_scale, is_taken=pictures.takes_guidance_scale, param="parameters.guidance_scale")
@@ -51,7 +52,7 @@ async def admit_images(
         seed=seed,
         preview_every=asked.previews or 0,
         max_new_tokens=num_steps,
-        token_cost=_step_cost(pictures, height * width, admitted["blend"]),
+        token_cost=_step_cost(pictures, height * width, admitted["blend"], asked.previews),
     )
     further = range(1, asked.num_images)
     return first, *(replace(first, id=nth_id(first.id, place), seed=(seed + place) % SEEDS) for place in further)
@@ -66,11 +67,22 @@ def _num_steps(config: ServerConfig, pictures: PictureInfo, asked: int | None) -
 
 
 def _side(config: ServerConfig, pictures: PictureInfo, name: str, got: int) -> int:
-    multiple, limit = pictures.size_multiple, config.max_image_side
+    """A ceiling by the base's own size: attention costs the square of the pixels, and nobody interrupts a step."""
+    multiple, own = pictures.size_multiple, max(pictures.default_height, pictures.default_width)
+    limit = OVERSIZE * own if config.max_image_side is None else config.max_image_side
     if got % multiple or not multiple <= got <= limit:
         param = f"parameters.{name}"
         raise RequestRejected(f"{param}: a multiple of {multiple} from {multiple} to {limit}, got {got}", param=param)
     return got
+
+
+def _check_num_images(config: ServerConfig, pictures: PictureInfo, got: int, *, height: int, width: int) -> None:
+    """Large ones count more, as they are held, encoded and sent together."""
+    own = pictures.default_height * pictures.default_width
+    limit = min(config.max_queue, max(1, config.max_images * own // max(own, height * width)))
+    if got > limit:
+        param = "parameters.num_images"
+        raise RequestRejected(f"{param}: at most {limit} of {height}×{width} pixels, got {got}", param=param)
 
 
 def _check_scheduler(pictures: PictureInfo, asked: str | None) -> None:
@@ -107,9 +119,11 @@ def _check_prompts(services: Services, body: ImageBody) -> None:
             raise RequestRejected(message, param=param)
 
 
-def _step_cost(pictures: PictureInfo, num_pixels: int, blend: Blend) -> float:
-    """Of one denoising step, against a step without adapters at the base's own size."""
-    num_runs = len(blend.parts) if blend.fusion.method == "composite" else 1
+def _step_cost(pictures: PictureInfo, num_pixels: int, blend: Blend, previews: int | None) -> float:
+    """Of one denoising step, against a step without adapters at the base's own size. A preview is taken for a step."""
+    num_runs: float = len(blend.parts) if blend.fusion.method == "composite" else 1
+    if previews is not None:
+        num_runs += 1 / previews
     return num_runs * num_pixels / (pictures.default_height * pictures.default_width)
 
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any
 
 from server.api.generation import NO_ANSWER, Placed
@@ -34,30 +34,40 @@ async def whole_images(asked: Sequence[ImageRequest], events: AsyncIterator[Plac
     return [ends[place] for place in range(len(asked))]
 
 
-def json_answer(asked: Sequence[ImageRequest], ends: Sequence[ImageEvent]) -> bytes:
-    images = [_image(request, end, has_receipt=len(asked) > 1) for request, end in zip(asked, ends, strict=True)]
+async def json_answer(workers: Workers, asked: Sequence[ImageRequest], ends: list[ImageEvent]) -> bytes:
+    """Empties ``ends``: pixels are let go as they are encoded. Between two pictures others have their turn."""
+    first, usage = ends[0], ImageUsageView.of([end.usage for end in ends])
+    images = []
+    for request in asked:
+        images.append(await workers.encoding(_image, request, ends.pop(0), has_receipt=len(asked) > 1))
     answer = ImageAnswer(
         id=asked[0].id,
         images=images,
-        finish_reason=ends[0].finish_reason,
-        usage=ImageUsageView.of([end.usage for end in ends]),
-        receipt=ReceiptView.of(ends[0].receipt),
+        finish_reason=first.finish_reason,
+        usage=usage,
+        receipt=ReceiptView.of(first.receipt),
     )
-    return answer.model_dump_json(exclude_none=True).encode()
+    return await workers.encoding(_json, answer)
 
 
 async def image_frames(
-    workers: Workers, asked: Sequence[ImageRequest], events: AsyncIterator[Placed]
+    workers: Workers,
+    asked: Sequence[ImageRequest],
+    events: AsyncIterator[Placed],
+    let_go: Callable[[], Awaitable[None]],
 ) -> AsyncGenerator[bytes, None]:
-    """One for each event that is read. Raises what a FailEvent carries."""
+    """One for each event that is read. ``let_go`` of what the requests hold, once the last has ended. Raises what a
+    FailEvent carries."""
     ended: list[ImageUsage] = []
     async for place, event in events:
         whose: dict[str, Any] = {"index": place} if len(asked) > 1 else {}
         match event:
             case ProgressEvent():
-                yield await workers.encoding(_progress_frame, event, whose)
+                yield await _progress_frame(workers, event, whose)
             case ImageEvent():
                 ended.append(event.usage)
+                if len(ended) == len(asked):
+                    await let_go()
                 last = whose | {"id": asked[0].id, "usage": ImageUsageView.of(ended).model_dump()}
                 yield await workers.encoding(_image_frame, asked[place], event, last)
             case FailEvent():
@@ -75,10 +85,10 @@ def png(picture: Picture) -> bytes:
     return file.getvalue()
 
 
-def _progress_frame(event: ProgressEvent, whose: dict[str, Any]) -> bytes:
+async def _progress_frame(workers: Workers, event: ProgressEvent, whose: dict[str, Any]) -> bytes:
     told = {"step": event.num_done, "num_steps": event.num_steps, **whose}
     if event.preview is not None:
-        told["preview"] = PreviewView(b64=_b64(event.preview)).model_dump()
+        told["preview"] = PreviewView(b64=await workers.encoding(_b64, event.preview)).model_dump()
     return frame(told)
 
 
@@ -91,6 +101,10 @@ def _image_frame(request: ImageRequest, event: ImageEvent, last: dict[str, Any])
 def _image(request: ImageRequest, event: ImageEvent, *, has_receipt: bool) -> ImageView:
     receipt = ReceiptView.of(event.receipt) if has_receipt else None
     return ImageView(b64=_b64(event.picture), seed=request.seed, receipt=receipt)
+
+
+def _json(answer: ImageAnswer) -> bytes:
+    return answer.model_dump_json(exclude_none=True).encode()
 
 
 def _b64(picture: Picture) -> str:

@@ -28,7 +28,7 @@ class PreviewView(BaseModel):
 
 
 class ImageView(PreviewView):
-    seed: int | None = Field(default=None, description="Asked for with this seed, it is drawn again.")
+    seed: int = Field(description="Asked for with this seed, it is drawn again.")
     receipt: ReceiptView | None = Field(default=None, description="Its own, where there are several pictures.")
 
 

@@ -113,8 +113,8 @@ class TextRequest(GenerationRequest):
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImageRequest(GenerationRequest):
     """One image in ``max_new_tokens`` denoising steps. ``height`` and ``width`` in pixels; ``guidance_scale`` and
-    ``scheduler`` None: the pipeline's own; ``seed`` None draws a fresh one; ``preview_every``: denoising steps from
-    preview to preview, 0 for none. A step that runs several adapters weighs as much as several."""
+    ``scheduler`` None: the pipeline's own; ``preview_every``: denoising steps from preview to preview, 0 for none. A
+    step that runs several adapters weighs as much as several."""
 
     prompt: str
     negative_prompt: str | None
@@ -122,7 +122,7 @@ class ImageRequest(GenerationRequest):
     width: int
     guidance_scale: float | None
     scheduler: str | None
-    seed: int | None
+    seed: int
     preview_every: int
 
     @property

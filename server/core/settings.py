@@ -40,7 +40,7 @@ def _check_redis(value: str) -> str:
     return value
 
 
-def _parse_threads(value: object) -> object:
+def _parse_auto(value: object) -> object:
     return None if value == "auto" else value
 
 
@@ -76,7 +76,7 @@ class ServerConfig(BaseModel):
         default="auto", description="Dtype of the base in memory; auto is as stored."
     )
     device: Literal["auto", "cpu", "cuda"] = Field(default="auto", description="Where the base lives.")
-    threads: Annotated[Annotated[int, Field(ge=1, le=1024)] | None, BeforeValidator(_parse_threads)] = Field(
+    threads: Annotated[Annotated[int, Field(ge=1, le=1024)] | None, BeforeValidator(_parse_auto)] = Field(
         default=None, description="Threads for torch; auto lets torch choose."
     )
     host: str = Field(default="127.0.0.1", min_length=1, description="Address to listen on.")
@@ -131,8 +131,13 @@ class ServerConfig(BaseModel):
     max_new_tokens: Count = Field(default=2048, description="Most new tokens that a request may ask for.")
     max_prompt_tokens: Count = Field(default=8192, description="Longest prompt, in tokens.")
     max_inference_steps: Count = Field(default=200, description="Most denoising steps that a picture may take.")
-    max_images: Count = Field(default=16, description="Most pictures that one request may ask for.")
-    max_image_side: Count = Field(default=2048, description="Longest side of a picture, in pixels.")
+    max_images: Count = Field(
+        default=16,
+        description="Most pictures of the base's own size that one request may ask for; larger ones count more.",
+    )
+    max_image_side: Annotated[Count | None, BeforeValidator(_parse_auto)] = Field(
+        default=None, description="Longest side of a picture, in pixels; auto is twice that of the base's own pictures."
+    )
     default_deadline_ms: Milliseconds = Field(default=120_000, description="Deadline of a request that states none.")
     max_deadline_ms: Milliseconds = Field(default=600_000, description="Longest deadline that a request may state.")
     delete_wait_s: Seconds = Field(default=30.0, description="How long a delete waits for requests that use it.")

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from server.demo.pictures import draw_pictures
 from server.demo.process import say
 from server.demo.text import EXAMPLES_BASE, PROMPT, tell_of_texts
 
@@ -29,5 +28,7 @@ def run(options: DemoOptions) -> None:
     """Prints the whole story. Raises DemoFailed when an answer is not what it must be."""
     tell_of_texts(options.examples_dir, options.models_dir, model=options.model, prompt=options.prompt)
     if options.pictures_dir is not None:
+        from server.demo.pictures import draw_pictures  # an installation for texts alone lacks what it needs
+
         say("\nA second server, for pictures:")
         draw_pictures(options.pictures_dir, options.models_dir, options.sheet)

@@ -19,6 +19,11 @@ class ImageSequence(Sequence):
     def new(self) -> ImageRequest:
         return self.request
 
+    @property
+    def num_todo(self) -> int:
+        """One step at a time, also after a pause: the latents were kept."""
+        return 1
+
     def advance(self, result: StepImage, now: float) -> FinishReason | None:
         self.count(now)
         self.switch_s += result.switch_s

@@ -176,7 +176,7 @@ class Stepper:
                 results = self._runner.step(plan.work)
         except Exception as error:
             log.exception("a step failed")
-            self.fail(plan.sequences, StepFailed(f"the model failed while it ran this request: {error}"))
+            self.fail(plan.sequences, _told(error))
             self._restore()
             return
         now = self._clock.now()
@@ -191,10 +191,7 @@ class Stepper:
             if sequence is None:
                 continue
             if isinstance(result, StepError):
-                error = result.error
-                if not isinstance(error, ServerError):
-                    error = StepFailed(f"the model failed while it ran this request: {error}")
-                self.fail([sequence], error)
+                self.fail([sequence], _told(result.error))
                 continue
             reason = sequence.advance(result, now)
             if reason is not None:
@@ -225,3 +222,10 @@ class Stepper:
         except Exception:
             log.exception("restoring the base failed")
             self.check_weights()
+
+
+def _told(error: Exception) -> Exception:
+    """What the client is told of a failed step: errors of our own as they are, such as of a switch within it."""
+    if isinstance(error, ServerError | AdapterStoreError):
+        return error
+    return StepFailed(f"the model failed while it ran this request: {error}")

@@ -7,12 +7,15 @@ timestep, so images that are at different steps run together.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
+
+log = logging.getLogger(__name__)
 
 SHARED = frozenset({"img_ids", "txt_ids"})  # positions in Flux's image and text: tokens come first, not rows
 Denoiser = Callable[..., Any]
@@ -54,18 +57,25 @@ class Failed:
     error: Exception
 
 
-def predict(denoiser: Denoiser, calls: Sequence[DenoiserCall], max_rows: int) -> list[Any]:
-    """What the denoiser answers to each call, in their order; no forward has more than ``max_rows`` rows, but for a
-    call that has more by itself. A call that is alone runs exactly as the pipeline made it. A forward that fails is
-    ``Failed`` to those who share it, and to nobody else."""
+def predict(denoiser: Denoiser, calls: Sequence[DenoiserCall], max_together: int) -> list[Any]:
+    """What the denoiser answers to each call, in their order; at most ``max_together`` share a forward. A call that is
+    alone runs exactly as the pipeline made it. A forward that fails is ``Failed`` to those who share it, and to nobody
+    else."""
     answers: dict[int, Any] = {}
-    for group in _groups(calls, max_rows):
+    for group in _groups(calls, max_together):
         try:
             of_group = _forward(denoiser, [calls[place] for place in group])
         except Exception as error:
-            of_group = [Failed(error)] * len(group)
+            log.exception("a forward of the denoiser failed")
+            of_group = [Failed(without_frames(error))] * len(group)
         answers.update(zip(group, of_group, strict=True))
     return [answers[place] for place in range(len(calls))]
+
+
+def without_frames(error: Exception) -> Exception:
+    """The frames of a failed forward hold its activations for as long as the error lives."""
+    error.__cause__ = error.__context__ = None
+    return error.with_traceback(None)
 
 
 def mean(answers: Sequence[Any]) -> Any:
@@ -84,12 +94,11 @@ def mean(answers: Sequence[Any]) -> Any:
     return _zip("", answers, join)
 
 
-def _groups(calls: Sequence[DenoiserCall], max_rows: int) -> list[list[int]]:
+def _groups(calls: Sequence[DenoiserCall], max_together: int) -> list[list[int]]:
     groups: list[list[int]] = []
     for place, call in enumerate(calls):
         for group in groups:
-            num_rows = sum(calls[member].num_rows for member in group)
-            if num_rows + call.num_rows <= max_rows and calls[group[0]].can_join(call):
+            if len(group) < max_together and calls[group[0]].can_join(call):
                 group.append(place)
                 break
         else:

@@ -11,10 +11,10 @@ from typing import Any, Protocol
 import torch
 
 from adapters_store.blend import Blend
-from server.core.errors import RequestRejected
+from server.core.errors import RequestRejected, ServerError
 from server.core.requests import ImageRequest, RequestId
 from server.core.steps import New, Reused, StepError, StepImage, StepResult, SwitchReport, Work
-from server.runners.denoiser_calls import mean, predict
+from server.runners.denoiser_calls import mean, predict, without_frames
 from server.runners.drawing import Drawing
 from server.runners.pipeline_loading import LoadedPipeline
 from server.runners.previews import preview
@@ -36,7 +36,7 @@ class DiffusionRunner:
     """Satisfies ``engine.ports.Runner``. Owns the drawings, and with them their latents. Engine thread only."""
 
     def __init__(self, loaded: LoadedPipeline, parts: Parts, *, max_images: int, max_pixels: int) -> None:
-        """At most ``max_images`` are under way; a forward is over at most ``max_pixels`` of them, or one image."""
+        """At most ``max_images`` have steps run; a forward is over at most ``max_pixels`` of them, or one image."""
         self._loaded = loaded
         self._parts = parts
         self._max_images = max_images
@@ -110,8 +110,7 @@ class DiffusionRunner:
     def _predict(self, steps: Sequence[_Step]) -> list[Any]:
         calls = [step.drawing.call for step in steps if step.drawing.call is not None]
         pixels = max(step.drawing.request.height * step.drawing.request.width for step in steps)
-        num_images = max(1, self._max_pixels // pixels)
-        return predict(self._denoiser, calls, max_rows=num_images * max(call.num_rows for call in calls))
+        return predict(self._denoiser, calls, max_together=max(1, self._max_pixels // pixels))
 
 
 class _Step:
@@ -138,11 +137,14 @@ class _Step:
         """An image that fails fails alone."""
         try:
             action()
+        except ServerError as error:
+            self._error = error
         except Exception as error:
-            self._error = self._refusal(error)
-            if self._error is None:
-                log.exception("an image failed")
-                self._error = error
+            refusal = self._refusal(error)
+            if refusal is None:  # what clients do wrong is not for the log
+                log.exception("an image failed at step %d", self.drawing.num_done)
+            self._error = without_frames(refusal or error)
+        if self._error is not None:
             self.drawing.call = None
 
     def _refusal(self, error: Exception) -> RequestRejected | None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import inspect
+import logging
 from collections.abc import Callable
 from typing import Any
 
@@ -17,8 +18,11 @@ import torch
 from greenlet import getcurrent, greenlet
 from torch import Tensor
 
+from server.core.errors import RequestRejected
 from server.core.requests import ImageRequest, Picture
 from server.runners.denoiser_calls import DenoiserCall
+
+log = logging.getLogger(__name__)
 
 Preview = Callable[[Tensor, int, int], Picture]  # of latents, height and width
 
@@ -75,12 +79,17 @@ class Drawing:
             "width": request.width,
             "num_inference_steps": request.max_new_tokens,
             "guidance_scale": request.guidance_scale,
-            "generator": _generator(request.seed),
+            "generator": torch.Generator().manual_seed(request.seed),  # on the CPU, so that seeds mean the same
             "output_type": "np",
             "callback_on_step_end": self._end_step if self._tells_steps else None,
         }
         given = {name: value for name, value in wanted.items() if value is not None}
-        self.picture = _picture(self._pipeline(**given).images[0])
+        made = self._pipeline(**given)
+        if self.call is None:
+            raise RuntimeError("the pipeline made a picture without its denoiser: no adapter can have been at work")
+        if any(getattr(made, "nsfw_content_detected", None) or ()):
+            raise RequestRejected("the base's safety checker holds this picture back", param="prompt")
+        self.picture = _picture(made.images[0])
 
     @property
     def _tells_steps(self) -> bool:
@@ -91,8 +100,16 @@ class Drawing:
         self.num_steps = getattr(pipeline, "num_timesteps", self.num_steps)
         every = self.request.preview_every
         if every and self.num_done % every == 0 and self.num_done < self.num_steps:
-            self.preview = self._make_preview(tensors["latents"], self.request.height, self.request.width)
+            self.preview = self._try_preview(tensors["latents"])
         return tensors
+
+    def _try_preview(self, latents: Tensor) -> Picture | None:
+        """A picture is worth more than its previews: one that fails is left out."""
+        try:
+            return self._make_preview(latents, self.request.height, self.request.width)
+        except Exception:
+            log.exception("a preview failed")
+            return None
 
 
 class _Suspending:
@@ -116,16 +133,6 @@ class _Answer:
 
     def __init__(self, value: Any) -> None:
         self.value = value
-
-
-def _generator(seed: int | None) -> torch.Generator:
-    """On the CPU, whatever the device: diffusers draws noise there and moves it, so that seeds mean the same."""
-    generator = torch.Generator()
-    if seed is None:
-        generator.seed()
-    else:
-        generator.manual_seed(seed)
-    return generator
 
 
 def _picture(pixels: Any) -> Picture:

@@ -26,13 +26,14 @@ from server.runners.checkpoint import DeviceChoice, DTypeChoice, describe_base, 
 from server.runners.own_code import refuse_own_code
 from server.runners.schedulers import scheduler_names
 
-__all__ = ["LoadedPipeline", "is_pipeline", "load_pipeline"]
+__all__ = ["LoadedPipeline", "check_kind", "is_pipeline", "load_pipeline"]
 
 log = logging.getLogger(__name__)
 
 _CHECKED_MULTIPLE = 8  # what pipelines of diffusers demand of height and width, however small their latents' scale
 _FALLBACK_SIZE = 512  # pixels, for a pipeline that tells no size of its own
 _FALLBACK_NUM_STEPS = 50
+_NAMED = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
 _PACKAGES = ("accelerate", "diffusers", "greenlet", "PIL")  # of the extra ``images``
 
 
@@ -80,6 +81,7 @@ def load_pipeline(
     pipeline = _load(path, _dtypes(dtype, description))
     denoiser = _check_denoiser(path, _parameters(pipeline, description), description)
     pipeline.to(target)
+    check_kind(path, pipeline)
     _settle_vae_(pipeline)
     for module in _modules(pipeline).values():
         module.requires_grad_(False).eval()
@@ -143,6 +145,27 @@ def _load(path: Path, dtypes: torch.dtype | dict[str, torch.dtype]) -> Any:
         raise ModelNotLoadable(f"{path} is not a text-to-image pipeline that can be loaded: {error}") from error
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
+
+
+def check_kind(path: Path, pipeline: Any) -> None:
+    """Raises ModelNotLoadable for what could not be drawn step by step from a prompt, each image for itself."""
+    kind = type(pipeline)
+    wanted = [
+        name
+        for name, parameter in inspect.signature(kind.__call__).parameters.items()
+        if name not in ("self", "prompt") and parameter.kind in _NAMED and parameter.default is parameter.empty
+    ]
+    problem = None
+    if getattr(kind, "_load_connected_pipes", False):
+        problem = "draws by pipelines within it, whose denoisers do not stop between steps"
+    elif hasattr(kind, "set_pag_applied_layers"):
+        problem = "changes its denoiser for as long as one image takes, so that others would see it"
+    elif wanted or "Control" in kind.__name__:
+        problem = f"wants more than a prompt: {', '.join(wanted) or 'an image'}"
+    elif not any(name.startswith("tokenizer") and part for name, part in pipeline.components.items()):
+        problem = "has no tokenizer"
+    if problem:
+        raise ModelNotLoadable(f"{path}: {kind.__name__} {problem}")
 
 
 def _settle_vae_(pipeline: Any) -> None:

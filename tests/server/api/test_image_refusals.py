@@ -14,7 +14,7 @@ from tests.server.fakes import WordPrompts
 
 pytestmark = pytest.mark.anyio
 
-SIDES = "a multiple of 8 from 8 to 2048"
+SIDES = "a multiple of 8 from 8 to 128"
 OF_TEXT = "is for a base that writes text; this one draws pictures"
 
 
@@ -36,17 +36,17 @@ REFUSED: dict[str, tuple[dict[str, Any], str | None, str]] = {
     "unknown field": ({"prompt": "x", "style": "ink"}, "style", "not permitted"),
     "unknown parameter": (of(steps=5), "parameters.steps", "not permitted"),
     "height not divisible": (of(height=63), "parameters.height", f"{SIDES}, got 63"),
-    "width not divisible": (of(width=2047), "parameters.width", f"{SIDES}, got 2047"),
+    "width not divisible": (of(width=127), "parameters.width", f"{SIDES}, got 127"),
     "height 0": (of(height=0), "parameters.height", "greater than or equal to 1"),
     "negative width": (of(width=-64), "parameters.width", "greater than or equal to 1, got -64"),
     "a billion pixels high": (of(height=10**9), "parameters.height", f"{SIDES}, got 1000000000"),
     "wider than any number": (of(width=10**100), "parameters.width", SIDES),
-    "a little too wide": (of(width=2056), "parameters.width", f"{SIDES}, got 2056"),
+    "a little too wide": (of(width=136), "parameters.width", f"{SIDES}, got 136"),
     "half a pixel": (of(width=64.5), "parameters.width", "valid integer"),
     "no steps": (of(num_inference_steps=0), "parameters.num_inference_steps", "greater than or equal to 1"),
     "a million steps": (of(num_inference_steps=10**6), "parameters.num_inference_steps", "at most 200, got 1000000"),
     "no pictures": (of(num_images=0), "parameters.num_images", "greater than or equal to 1"),
-    "17 pictures": (of(num_images=17), "parameters.num_images", "at most 16, got 17"),
+    "17 pictures": (of(num_images=17), "parameters.num_images", "at most 16 of 64×32 pixels, got 17"),
     "negative guidance": (of(guidance_scale=-1), "parameters.guidance_scale", "greater than or equal to 0"),
     "huge guidance": (of(guidance_scale=1e30), "parameters.guidance_scale", "less than or equal to 100"),
     "negative seed": (of(seed=-1), "parameters.seed", "greater than or equal to 0, got -1"),
@@ -104,20 +104,30 @@ async def test_fields_of_another_kind_of_base_are_named_before_what_is_missing(s
 
 
 async def test_ceilings_are_settings(tmp_path: Path) -> None:
-    async with rig(tmp_path, PICTURES, max_inference_steps=3, max_images=2, max_image_side=128) as server:
+    async with rig(tmp_path, PICTURES, max_inference_steps=3, max_images=2, max_image_side=72) as server:
         for parameters, limit in (
             ({"num_inference_steps": 4}, "at most 3, got 4"),
-            ({"num_images": 3}, "at most 2, got 3"),
-            ({"height": 136}, "from 8 to 128, got 136"),
+            ({"num_images": 3}, "at most 2 of 64×32 pixels, got 3"),
+            ({"height": 80}, "from 8 to 72, got 80"),
         ):
             assert limit in error_of(await server.generate(parameters=parameters), 400)["message"]
         assert (await server.generate()).json()["usage"]["num_steps"] == 3
 
 
+async def test_large_pictures_count_more(server: Rig) -> None:
+    """They are held, encoded and sent together."""
+    large = {"height": 128, "width": 128}
+    error = error_of(await server.generate(parameters={**large, "num_images": 3}), 400)
+    assert error["message"] == "parameters.num_images: at most 2 of 128×128 pixels, got 3"
+    error = error_of(await server.generate(parameters={"num_images": 17, "height": 8}), 400)
+    assert "at most 16 of 8×32 pixels" in error["message"]
+    assert server.engine.requests == []
+
+
 async def test_no_more_pictures_are_asked_for_than_may_wait(tmp_path: Path) -> None:
     async with rig(tmp_path, PICTURES, max_queue=3) as server:
         error = error_of(await server.generate(parameters={"num_images": 4}), 400)
-        assert error["message"] == "parameters.num_images: at most 3, got 4"
+        assert error["message"] == "parameters.num_images: at most 3 of 64×32 pixels, got 4"
 
 
 async def test_previews_of_a_base_that_shows_none_are_refused(tmp_path: Path) -> None:

@@ -111,6 +111,27 @@ def test_images_wait_where_seats_are_taken() -> None:
     assert painter.steps[4:] == [first[2:]] * 4
 
 
+def test_an_image_that_was_parked_goes_on_with_one_step_at_a_time() -> None:
+    painter = FakePainter()
+    desk = Desk(painter=painter, schedule="fused", quantum_steps=1, max_batch=1, patience_steps=2, turn_steps=2)
+    requests = [desk.ask_image(num_steps=20) for _ in range(2)]
+    desk.run_out()  # the painter takes one step at a time
+
+    assert [end for request in requests if isinstance(end := desk.clients[request].events[-1], ImageEvent)]
+    assert desk.value("shira_parked_total", reason="turn") != 0
+    assert len(painter.steps) == 40
+
+
+def test_an_error_of_our_own_within_a_step_is_told_as_it_is() -> None:
+    painter = FakePainter()
+    desk = desk_of(painter)
+    request = desk.ask_image()
+    painter.failing[request] = RequestRejected("not this one")
+    desk.run_out()
+
+    assert isinstance(desk.clients[request].error, RequestRejected)
+
+
 def test_a_slow_reader_finds_the_latest_progress_with_the_latest_preview() -> None:
     async def read() -> list[object]:
         mailbox = Mailbox()

@@ -85,7 +85,7 @@ def one(*adapters: Adapter, method: Any = "sum", scale: float = 1.0, every: int 
     return Blend(members=members, fusion=Fusion(method=method, every=every))
 
 
-def image_request(name: str = "r", blend: Blend = BASE, *, seed: int | None = 1, **changes: Any) -> ImageRequest:
+def image_request(name: str = "r", blend: Blend = BASE, *, seed: int = 1, **changes: Any) -> ImageRequest:
     request = ImageRequest(
         id=RequestId(name),
         tenant="default",

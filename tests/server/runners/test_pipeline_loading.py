@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import diffusers
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -15,7 +16,7 @@ from adapters_store.adapter import build_table
 from adapters_store.base_files import PIPELINE_INDEX
 from server.core.errors import ModelNotLoadable
 from server.execution.weights import BaseWeights
-from server.runners.pipeline_loading import LoadedPipeline, load_pipeline
+from server.runners.pipeline_loading import LoadedPipeline, check_kind, load_pipeline
 from tests.server.runners.tiny_pipelines import FAMILIES, SIZE, Family, save_tiny_pipeline, tiny_pipeline
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # those of the libraries
@@ -246,3 +247,26 @@ def test_a_pipeline_for_another_task_is_refused(saved: dict[Family, Path], sd: P
     (sd / PIPELINE_INDEX).write_text(json.dumps(index | {"_class_name": "StableDiffusionInpaintPipelineLegacy"}))
     with pytest.raises(ModelNotLoadable, match="text-to-image"):
         load_pipeline(sd)
+
+
+def test_a_pipeline_that_changes_its_denoiser_for_one_image_is_refused(sd: Path) -> None:
+    """Images that run between its steps would be drawn by the changed one."""
+    index = json.loads((sd / PIPELINE_INDEX).read_text())
+    (sd / PIPELINE_INDEX).write_text(json.dumps(index | {"_class_name": "StableDiffusionPAGPipeline"}))
+    with pytest.raises(ModelNotLoadable, match="StableDiffusionPAGPipeline changes its denoiser"):
+        load_pipeline(sd)
+
+
+@pytest.mark.parametrize(
+    ("class_name", "told"),
+    [
+        ("KandinskyCombinedPipeline", "pipelines within it"),
+        ("KandinskyPipeline", "more than a prompt: image_embeds, negative_image_embeds"),
+        ("FluxControlPipeline", "more than a prompt: an image"),
+        ("StableDiffusionPipeline", "no tokenizer"),
+    ],
+)
+def test_pipelines_that_cannot_be_drawn_step_by_step_from_a_prompt_are_refused(class_name: str, told: str) -> None:
+    empty = type(class_name, (getattr(diffusers, class_name),), {"components": {}, "__init__": lambda _: None})
+    with pytest.raises(ModelNotLoadable, match=told):
+        check_kind(Path("a-folder"), empty())
