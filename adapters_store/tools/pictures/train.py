@@ -64,13 +64,13 @@ def picture_lesson(options: PictureOptions) -> tuple[PictureOptions, Lesson]:
     resolution = options.resolution or default_resolution(pipeline, base.adaptable_components[0])
     check_resolution(pipeline, resolution)
     captions = ["", *sorted({picture.caption for picture in (*pictures, *prior)} - {""})]
+    numbers = {caption: number for number, caption in enumerate(captions)}
 
     def encode(chosen: list[CaptionedPicture]) -> EncodedPictures:
         latents = encode_pictures(
             pipeline, chosen, resolution=resolution, has_mirrors=options.flip, batch_size=options.batch_size
         )
-        numbers = torch.tensor([captions.index(picture.caption) for picture in chosen])
-        return EncodedPictures(latents=latents, captions=numbers)
+        return EncodedPictures(latents=latents, captions=torch.tensor([numbers[picture.caption] for picture in chosen]))
 
     training, held_out = _split(encode(pictures), options.held_out)
     num_steps = options.max_steps or math.ceil(options.epochs * len(training) / options.batch_size)
