@@ -6,7 +6,7 @@ READY  := $(VENV)/.installed
 NATIVE := $(wildcard adapters_store/kernels/csrc/* server/runners/ops/csrc/*)
 
 .DEFAULT_GOAL := help
-.PHONY: help install check format test test-quick demo serve bench loadtest clean
+.PHONY: help install check format test test-quick demo serve serve-pictures bench loadtest clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*  ## ' $(MAKEFILE_LIST) | awk -F ':.*  ## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -39,6 +39,9 @@ demo: $(READY)  ## base, each example adapter, both fused, base again: answers, 
 
 serve: $(READY)  ## serve the default base model on 127.0.0.1:8000
 	$(BIN)/shira serve --model SmolLM2-135M-Instruct@package
+
+serve-pictures: $(READY)  ## serve the emoji model on 127.0.0.1:8001
+	$(BIN)/shira serve --model examples/emoji/model --dtype float32 --port 8001 --data-dir .cache/pictures
 
 bench: $(READY)  ## switch benchmark against LoRA fusing, torch scatter and the memory floor
 	$(BIN)/shira bench switch

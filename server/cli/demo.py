@@ -21,13 +21,13 @@ _FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
     "--pictures",
     "pictures_dir",
     type=_FOLDER,
-    default=PICTURES if (PICTURES / "model").is_dir() else None,
+    default=PICTURES,
     help="Folder of a pipeline (model), adapters of it, and prompts.txt.",
 )
 @click.option("--sheet", type=click.Path(dir_okay=False, path_type=Path), default=SHEET, help="Where pictures go.")
 @click.option("--model", help="By default the base that the example adapters were made for.")
 @click.option("--prompt", help="What to ask.")
-def demo(examples_dir: Path, pictures_dir: Path | None, sheet: Path, **given: str | None) -> None:
+def demo(examples_dir: Path, pictures_dir: Path, sheet: Path, **given: str | None) -> None:
     """Start a server, upload the example adapters, ask the base, each adapter and two fused, and stop; then the same
     with a base that draws."""
     from server.core.config import load_config
