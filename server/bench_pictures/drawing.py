@@ -7,11 +7,15 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import TypeVar
 
+import numpy as np
+from numpy.typing import NDArray
+
 from adapters_store.adapter import Adapter
 from adapters_store.blend import Blend, BlendMember, Fusion, StepwiseMethod
 from server.bench_pictures.engine import DrawingEngine, Drawn, Wish
 from server.bench_pictures.options import PicturesOptions
 from server.bench_pictures.rows import Group, Row
+from server.core.requests import Picture
 
 T = TypeVar("T")
 NUM_REQUESTS = 4
@@ -92,9 +96,7 @@ def _turn_rows(drawn: Mapping[str, list[list[Drawn]]], options: PicturesOptions)
     turn_s = [one.total_s for one in turns]
     order_s = [sum(one.total_s for one in images) for images in orders]
     num_steps = NUM_REQUESTS * options.num_steps
-    num_to_first = (
-        num_steps - NUM_REQUESTS + 1
-    )  # a step each in turn: the first has run all of its, the others one less
+    num_to_first = num_steps - NUM_REQUESTS + 1  # the first has run all of its own, the others all but one
     first_s = [min(one.end_s) for one in turns]
     fair_s = [total * num_to_first / num_steps for total in turn_s]
     num_equal = sum(picture == alone.pictures[0] for picture, alone in zip(turns[-1].pictures, orders[-1], strict=True))
@@ -135,7 +137,20 @@ def _turn_rows(drawn: Mapping[str, list[list[Drawn]]], options: PicturesOptions)
 def _batch_rows(drawn: Mapping[str, list[list[Drawn]]]) -> list[Row]:
     together_s = [only.total_s for [only] in drawn[TOGETHER]]
     alone_s = [sum(one.total_s for one in images) for images in drawn[ALONE]]
-    return [_seconds_row(ALONE, alone_s), _seconds_row(TOGETHER, together_s, alone_s, to="one after the other")]
+    [together], alone = drawn[TOGETHER][-1], drawn[ALONE][-1]
+    apart = [_difference(picture, one.pictures[0]) for picture, one in zip(together.pictures, alone, strict=True)]
+    return [
+        _seconds_row(ALONE, alone_s),
+        _seconds_row(TOGETHER, together_s, alone_s, to="one after the other"),
+        Row(what="  largest difference of a colour value", value=max(int(one.max()) for one in apart), unit="of 255"),
+        Row(what="  mean difference", value=statistics.mean(float(one.mean()) for one in apart), unit="of 255"),
+    ]
+
+
+def _difference(one: Picture, other: Picture) -> NDArray[np.int16]:
+    a, b = (np.frombuffer(picture.rgb, np.uint8).astype(np.int16) for picture in (one, other))
+    difference: NDArray[np.int16] = np.abs(a - b)
+    return difference
 
 
 def _waits(orders: Sequence[Sequence[Drawn]]) -> list[float]:

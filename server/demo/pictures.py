@@ -30,8 +30,8 @@ class Row:
 
 
 def draw_pictures(folder: Path, models_dir: Path, sheet_path: Path) -> None:
-    """Writes the sheet: a row for each blend, a column for each of the first lines of the folder's ``prompts.txt``. Raises
-    DemoFailed when the base is not what it was afterwards."""
+    """Writes the sheet: a row for each blend, a column for each of the first lines of the folder's ``prompts.txt``.
+    Raises DemoFailed when the base is not what it was afterwards."""
     prompts = (folder / "prompts.txt").read_text().splitlines()[:MAX_PROMPTS]
     with running_server(str(folder / PIPELINE), models_dir, "--dtype", "float32") as client:
         names = push_examples(client, example_files(folder))
