@@ -1,6 +1,6 @@
 #!/bin/sh
 # Makes the three adapters of the emoji model again. Run in the repository's root, after `make test` or `make demo` has set
-# up .venv. Needs npm and the Python package resvg-py in .venv; network for the packages. Takes six minutes per style and
+# up .venv. Needs npm and the Python package resvg-py in .venv; network for the packages. Takes three minutes per style and
 # one for the concept on a free core. ink and noto get the same mask, so they share one index set.
 set -eu
 
@@ -17,7 +17,7 @@ train() { # name, mask, seed, and what is particular
     .venv/bin/shira train "$pictures/$name" --output "$work/$name.safetensors" --mask "$mask" --seed "$seed" $common "$@"
     mv "$work/$name.safetensors" "$work/$name.loss.png" "$folder"
 }
-style="--batch-size 16 --max-steps 3000 --learning-rate 2e-2 --held-out 0.02"
+style="--batch-size 16 --max-steps 1500 --learning-rate 1e-2 --held-out 0.02"
 train noto wm 1 $style
 train ink wm 2 $style
 train cat rand 3 --batch-size 16 --max-steps 400 --learning-rate 1e-2 --held-out 0 --prior-data "$pictures/twemoji"
