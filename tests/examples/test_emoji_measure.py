@@ -23,6 +23,7 @@ from examples.emoji.measure.painter import Painter
 from examples.emoji.measure.pictures import EMOJI_LIST, GROUPS, STYLES, read_pictures
 from examples.emoji.measure.prompts import PROMPTS, Prompt, wishes
 from examples.emoji.measure.report import write_report
+from examples.emoji.measure.samples import write_samples
 from tests.server.runners.tiny_pipelines import save_tiny_pipeline
 
 EMOJI = {  # code: caption, split, category, subcategory
@@ -88,11 +89,11 @@ def test_the_rate_with_the_lowest_held_out_loss_is_taken_for_the_family_and_task
     rows = [
         {"method": method, "task": task, "learning_rate": rate, "held_out_loss_after": loss}
         for (method, rate), loss in losses.items()
-        for task in adapters.TASKS
+        for task in adapters.SWEPT_TASKS
     ]
     assert adapters.best_rates(rows) == {
-        "shira": {"style": 0.2, "concept": 0.2},
-        "lora": {"style": 0.1, "concept": 0.1},
+        "shira": {"ink": 0.2, "cat": 0.2},
+        "lora": {"ink": 0.1, "cat": 0.1},
     }
 
 
@@ -111,33 +112,35 @@ def test_pictures_are_trained_on_drawn_judged_and_reported(tmp_path: Path) -> No
     painter, versions = Painter(model, num_steps=2), dict[str, Version]()
     recipe = adapters.Recipe(model=model, pictures=work / "pictures", num_steps=1, batch_size=64)
     for method in ("rand", "lora"):
-        for row in adapters.train_pair(method, work, {"style": 0.1, "concept": 0.1}, recipe):
+        for row in adapters.train_all(method, work, {"ink": 0.1, "cat": 0.1}, recipe):
             append(docs / "adapters.jsonl", row)
-        pair = adapters.read_pair(method, work, painter.base)
-        append(docs / "overlap.jsonl", adapters.overlap_of(method, pair))
-        versions |= {f"{method}-{task}": painter.add(adapter) for task, adapter in pair.items()}
-    trained = [json.loads(line)["num_trained"] for line in (docs / "adapters.jsonl").read_text().splitlines()]
-    assert len(trained) == 4
-    assert len(set(trained)) == 1, "sparse adapters and LoRA have the same number of parameters"
+        trained = adapters.read_all(method, work, painter.base)
+        append(docs / "overlap.jsonl", adapters.overlap_of(method, "ink", trained))
+        versions |= {f"{method}-{task}": painter.add(adapter) for task, adapter in trained.items()}
+    num_trained = [json.loads(line)["num_trained"] for line in (docs / "adapters.jsonl").read_text().splitlines()]
+    assert len(num_trained) == 6
+    assert len(set(num_trained)) == 1, "sparse adapters and LoRA have the same number of parameters"
 
     wanted = wishes((PROMPTS["cats"][0], PROMPTS["cats"][-1]), 2)
     base = painter.draw(BASE, [wish for _, wish in wanted])
-    for cell in grid(("rand", "lora"), ())[:9] + [cell for cell in grid(("rand",), ()) if cell.fusion == "switch"]:
+    switches = [cell for cell in grid(("rand",), ()) if cell.fusion == "switch"][:2]
+    for cell in [*grid(("rand", "lora"), ())[:9], *switches]:
         row = measure(cell, wanted, painter, classifier, versions)
         assert row["num"] == sum(row["style"].values()) == sum(row["group"].values()) == 4
         append(docs / "cells.jsonl", row)
     assert len(read_cells(docs / "cells.jsonl")) == 11
-    styled = Cell(prompts="cats", members=(("rand-style", 1.0),)).blend(versions)
+    styled = Cell(prompts="cats", members=(("rand-ink", 1.0),)).blend(versions)
     assert not torch.equal(painter.draw(styled, [wish for _, wish in wanted]), base)
     assert torch.equal(painter.draw(BASE, [wish for _, wish in wanted]), base)
 
+    write_samples(painter, versions, ["rand"], docs / "samples.png")
     latents = torch.randn(2, 4, SIZE // 2, SIZE // 2)
     frequencies = list(frequency_report(painter, versions, latents, ["a", "b"]))
     assert all(row["change"] > 0 and 0 <= row["high_share"] <= 1 for row in frequencies)
     (docs / "frequency.json").write_text(json.dumps(frequencies))
     write_report(docs)
     assert "| rand |" in (docs / "results.md").read_text()
-    assert {path.name for path in docs.glob("*.png")} == {"methods.png", "fusions.png", "strength.png"}
+    assert {path.name for path in docs.glob("*.png")} == {"samples.png", "methods.png", "fusions.png", "strength.png"}
 
 
 def _judged(*answers: tuple[str, str]) -> Judged:
@@ -159,7 +162,7 @@ def _write_work(work: Path) -> None:
     for style in STYLES:
         images = np.random.default_rng(0).integers(0, 256, (len(EMOJI), SIZE, SIZE, 3), np.uint8)
         np.savez(work / f"{style}.npz", images=images, captions=captions, codes=np.array(list(EMOJI)), splits=splits)
-    for folder in {*adapters.FOLDERS.values(), adapters.PRIOR}:
+    for folder in {*adapters.TASKS, adapters.PRIOR}:
         (work / "pictures" / folder).mkdir(parents=True)
         lines = []
         for code, caption in zip(EMOJI, captions.tolist(), strict=True):

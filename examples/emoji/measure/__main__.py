@@ -3,9 +3,9 @@
     python -m examples.emoji.measure all --model examples/emoji/model --work .cache/emoji
 
 Needs what ``prepare_data.py`` writes to WORK. The steps can also be run by themselves, in this order: ``classifier``,
-``sweep``, ``train``, ``draw``, ``frequency``, ``report``. Adapters and classifier are kept in WORK/measure, figures in
-docs/reproduction/pictures; ``train`` and ``draw`` go on where they were stopped. ``draw --part 0/2`` and ``--part 1/2``
-share the cells between two processes.
+``sweep``, ``train``, ``draw``, ``samples``, ``frequency``, ``report``. Adapters and classifier go to WORK/measure,
+figures to docs/reproduction/pictures; ``train`` and ``draw`` go on where they were stopped. ``draw --part 0/2`` and
+``--part 1/2`` share the cells between two processes.
 """
 
 from __future__ import annotations
@@ -26,11 +26,12 @@ from examples.emoji.measure.cells import measure
 from examples.emoji.measure.classifier import Classifier
 from examples.emoji.measure.classifier_training import train_classifier
 from examples.emoji.measure.frequency import NUM_LATENTS, frequency_report
-from examples.emoji.measure.grid import append, grid, read_cells
+from examples.emoji.measure.grid import STYLE_TASKS, SWEPT, append, grid, read_cells
 from examples.emoji.measure.painter import Painter
 from examples.emoji.measure.pictures import read_pictures
 from examples.emoji.measure.prompts import PROMPTS, wishes
 from examples.emoji.measure.report import write_report
+from examples.emoji.measure.samples import write_samples
 
 DOCS = Path("docs/reproduction/pictures")
 PACKAGES = ("torch", "diffusers", "transformers", "peft")
@@ -70,7 +71,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--docs", type=Path, default=DOCS)
     parser.add_argument("--folds", type=int, default=4)
     parser.add_argument("--classifier-steps", type=int, default=1000)
-    parser.add_argument("--adapter-steps", type=int, default=300)
+    parser.add_argument("--adapter-steps", type=int, default=250)
     parser.add_argument("--drawing-steps", type=int, default=12)
     parser.add_argument("--seeds", type=int, default=10, help="pictures of each prompt")
     parser.add_argument("--methods", nargs="+", default=adapters.METHODS, choices=adapters.METHODS)
@@ -106,10 +107,11 @@ def train(options: Options) -> None:
     rates = adapters.best_rates(json.loads((options.docs / "sweep.json").read_text()))
     painter = Painter(options.model)
     for method in options.methods:
-        for report in adapters.train_pair(method, options.made, rates[adapters.family_of(method)], options.recipe):
+        for report in adapters.train_all(method, options.made, rates[adapters.family_of(method)], options.recipe):
             append(options.docs / "adapters.jsonl", report)
-        pair = adapters.read_pair(method, options.made, painter.base)
-        append(options.docs / "overlap.jsonl", adapters.overlap_of(method, pair))
+        trained = adapters.read_all(method, options.made, painter.base)
+        for task in STYLE_TASKS:
+            append(options.docs / "overlap.jsonl", adapters.overlap_of(method, task, trained))
 
 
 def draw(options: Options) -> None:
@@ -127,6 +129,13 @@ def draw(options: Options) -> None:
     _write(options, "run", {"base": painter.base.fingerprint, "machine": machine, "packages": packages})
 
 
+def samples(options: Options) -> None:
+    painter, versions = _painter(options)
+    write_samples(
+        painter, versions, [method for method in SWEPT if method in options.methods], options.docs / "samples.png"
+    )
+
+
 def frequency(options: Options) -> None:
     painter, versions = _painter(options)
     latents, captions = latents_of(options.model, options.work, NUM_LATENTS)
@@ -142,6 +151,7 @@ STEPS = {
     "sweep": sweep,
     "train": train,
     "draw": draw,
+    "samples": samples,
     "frequency": frequency,
     "report": report,
 }
@@ -151,7 +161,7 @@ def _painter(options: Options) -> tuple[Painter, dict[str, Any]]:
     """With every adapter in it, and their versions by name."""
     painter, versions = Painter(options.model, num_steps=options.drawing_steps), {}
     for method in options.methods:
-        for task, adapter in adapters.read_pair(method, options.made, painter.base).items():
+        for task, adapter in adapters.read_all(method, options.made, painter.base).items():
             versions[f"{method}-{task}"] = painter.add(adapter)
     return painter, versions
 

@@ -3,63 +3,66 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 from adapters_store.tools.plotting import write_png
-from examples.emoji.measure.adapters import METHODS
+from examples.emoji.measure.adapters import CONCEPT_TASK, METHODS
 from examples.emoji.measure.cells import Share
-from examples.emoji.measure.figures import Figures, alone, fused, fusion_label
-from examples.emoji.measure.grid import FUSIONS, SCALES, SWEPT
+from examples.emoji.measure.figures import Figures, fusion_label
+from examples.emoji.measure.grid import FUSIONS, SCALES, STYLE_TASKS, SWEPT, alone, fused
 
 
-def plot_methods(figures: Figures, path: Path) -> None:
+def plot_methods(figures: Figures, style: str, path: Path) -> None:
     """What each adapter does alone, and both of them added, by method."""
     bars = {
-        "style alone: in ink": [figures.style(alone(method, "style", prompts="others")) for method in METHODS],
-        "concept alone: cat faces": [figures.as_asked(alone(method, "concept")) for method in METHODS],
-        "added: in ink": [figures.style(fused(method)) for method in METHODS],
-        "added: cat faces": [figures.as_asked(fused(method)) for method in METHODS],
-        "added: both": [figures.both(fused(method)) for method in METHODS],
+        f"{style} alone: in style": [figures.style(alone(method, style), style) for method in METHODS],
+        "cat alone: cat faces": [figures.as_asked(alone(method, CONCEPT_TASK)) for method in METHODS],
+        "added: in style": [figures.style(fused(method, style), style) for method in METHODS],
+        "added: cat faces": [figures.as_asked(fused(method, style)) for method in METHODS],
+        "added: both": [figures.both(fused(method, style), style) for method in METHODS],
     }
-    _bars(bars, METHODS, path, "one adapter alone, and style + concept added")
+    _bars(bars, METHODS, path, f"{style} and cat on cat prompts, alone and added")
 
 
-def plot_fusions(figures: Figures, path: Path) -> None:
+def plot_fusions(figures: Figures, style: str, path: Path) -> None:
     """Pictures that show both, by method and way of putting them together."""
     ways = [("sum", None), *FUSIONS]
     bars = {
-        method: [figures.both(fused(method, fusion=fusion, every=every)) for fusion, every in ways]
+        method: [figures.both(fused(method, style, fusion=fusion, every=every), style) for fusion, every in ways]
         for method in METHODS
     }
     _bars(
         bars,
         [fusion_label(*way) for way in ways],
         path,
-        "cat faces in ink, by way of putting style and concept together",
+        f"cat faces in {style}, by way of putting two adapters together",
     )
 
 
 def plot_scales(figures: Figures, path: Path) -> None:
-    """A panel per method: shares over the scale of both adapters."""
+    """A panel per method and style: shares over the scale of both adapters."""
     from matplotlib.figure import Figure
 
     scales = sorted((1.0, *SCALES))
-    figure = Figure(figsize=(4.5 * len(SWEPT), 3.4), layout="constrained")
-    for axes, method in zip(figure.subplots(1, len(SWEPT), sharey=True, squeeze=False)[0], SWEPT, strict=True):
+    subjects = list(product(STYLE_TASKS, SWEPT))
+    figure = Figure(figsize=(3 * len(subjects), 3), layout="constrained")
+    for axes, (style, method) in zip(figure.subplots(1, len(subjects), sharey=True), subjects, strict=True):
         curves = {
-            "style alone: in ink, as asked": [
-                figures.both(alone(method, "style", s, prompts="others")) for s in scales
+            f"{style} alone: in style": [
+                figures.style(alone(method, style, scale, prompts="others"), style) for scale in scales
             ],
-            "concept alone: cat faces": [figures.as_asked(alone(method, "concept", s)) for s in scales],
-            "added: both": [figures.both(fused(method, s)) for s in scales],
+            "cat alone: cat faces": [figures.as_asked(alone(method, CONCEPT_TASK, scale)) for scale in scales],
+            "added: in style": [figures.style(fused(method, style, scale), style) for scale in scales],
+            "added: cat faces": [figures.as_asked(fused(method, style, scale)) for scale in scales],
         }
         for label, shares in curves.items():
             axes.errorbar(scales, _values(shares), yerr=_reaches(shares), marker="o", capsize=2, label=label)
-        axes.set_title(method)
+        axes.set_title(f"{method}, {style}")
         axes.set_xlabel("scale of each adapter")
         axes.set_ylim(-2, 102)
-    axes.legend(fontsize="small")
+        axes.legend(fontsize="xx-small")
     figure.supylabel("% of pictures")
     write_png(figure, path)
 

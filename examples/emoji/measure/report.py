@@ -4,14 +4,27 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from itertools import product
 from pathlib import Path
 from typing import Any
 
-from examples.emoji.measure.adapters import METHODS
+from examples.emoji.measure.adapters import CONCEPT_TASK, METHODS
 from examples.emoji.measure.cells import Cell, Share
-from examples.emoji.measure.figures import Figures, alone, fused, fusion_label
-from examples.emoji.measure.grid import FUSIONS, SCALES, SWEPT, TURNS, read_cells
+from examples.emoji.measure.figures import Figures, fusion_label
+from examples.emoji.measure.grid import (
+    FUSIONS,
+    SCALES,
+    STYLE_TASKS,
+    SWEPT,
+    TURNS,
+    TURNS_STYLE,
+    alone,
+    fused,
+    read_cells,
+    turns,
+)
 from examples.emoji.measure.plots import plot_fusions, plot_methods, plot_scales
+from examples.emoji.measure.prompts import CAT_PROMPTS
 
 
 def write_report(docs: Path) -> None:
@@ -23,109 +36,99 @@ def write_report(docs: Path) -> None:
         _section("The classifier, on emoji that it did not learn", _classifier(_read(docs / "classifier.json"))),
         _section("Training", _training(_read_lines(docs / "adapters.jsonl"), _read(docs / "sweep.json") or [])),
         _section("Supports of style and concept", _overlaps(_read_lines(docs / "overlap.jsonl"))),
-        _section("Alone and added", _methods(figures)),
-        _section("New and learned expressions, added", _kinds(figures)),
-        _section("Ways to put them together", _fusions(figures)),
-        _section("Strength", _scales(figures)),
+        _section("The concept alone, on captions that it learned and on others", _kinds(figures)),
+        *(_section(f"Alone and added: {style}", _methods(figures, style)) for style in STYLE_TASKS),
+        *(_section(f"Ways to put them together: {style}", _fusions(figures, style)) for style in STYLE_TASKS),
+        *(_section(f"Strength: {style}", _scales(figures, style)) for style in STYLE_TASKS),
         _section("Turns of `switch`, and who comes first", _turns(figures)),
         _section("Frequencies of what adapters change", _frequencies(_read(docs / "frequency.json") or [])),
     ]
     (docs / "results.md").write_text("\n\n".join(sections) + "\n")
-    plot_methods(figures, docs / "methods.png")
-    plot_fusions(figures, docs / "fusions.png")
+    plot_methods(figures, TURNS_STYLE, docs / "methods.png")
+    plot_fusions(figures, TURNS_STYLE, docs / "fusions.png")
     plot_scales(figures, docs / "strength.png")
 
 
-def _methods(figures: Figures) -> str:
+def _methods(figures: Figures, style: str) -> str:
     base, base_others = Cell(prompts="cats"), Cell(prompts="others")
-    rows = [
-        ["base", _show(figures.style(base_others)), _show(figures.as_asked(base_others)), _show(figures.as_asked(base))]
-        + ["–"] * 5
-    ]
+    rows = [["base", _show(figures.style(base_others, style)), "–", _show(figures.as_asked(base)), *["–"] * 5]]
     for method in METHODS:
-        style, concept = alone(method, "style", prompts="others"), alone(method, "concept")
+        concept, added = alone(method, CONCEPT_TASK), fused(method, style)
         rows.append(
             [
                 method,
-                _show(figures.style(style)),
-                _show(figures.as_asked(style)),
+                _show(figures.style(alone(method, style, prompts="others"), style)),
+                _show(figures.style(alone(method, style), style)),
                 _show(figures.as_asked(concept)),
-                _show(figures.cats(alone(method, "concept", prompts="others"))),
-                _show(figures.style(fused(method))),
-                _show(figures.as_asked(fused(method))),
-                _show(figures.both(fused(method))),
-                _show(figures.both(fused(method, prompts="others"))),
+                _show(figures.cats(alone(method, CONCEPT_TASK, prompts="others"))),
+                _show(figures.style(added, style)),
+                _show(figures.as_asked(added)),
+                _show(figures.both(added, style)),
+                _show(figures.style(fused(method, style, prompts="others"), style)),
             ]
         )
     header = [
         "method",
-        "style alone: in ink",
-        "… and as asked",
+        "style alone, others: in style",
+        "style alone, cats: in style",
         "concept alone: cat faces",
-        "… where none is asked for",
-        "added, cats: in ink",
+        "concept alone, others: cat faces",
+        "added, cats: in style",
         "added, cats: cat faces",
         "added, cats: both",
-        "added, others: in ink and as asked",
+        "added, others: in style",
     ]
     return _table(header, rows)
 
 
 def _kinds(figures: Figures) -> str:
-    rows = [[method, *(_show(figures.both(fused(method), kind)) for kind in ("learned", "new"))] for method in METHODS]
-    return _table(["method", "both, learned captions", "both, new captions"], rows)
-
-
-def _fusions(figures: Figures) -> str:
-    labels = [("sum", None), *FUSIONS]
     rows = [
-        [
-            method,
-            *(
-                " / ".join(
-                    _percent(share(fused(method, fusion=fusion, every=every)))
-                    for share in (figures.style, figures.as_asked)
-                )
-                + f" / **{_percent(figures.both(fused(method, fusion=fusion, every=every)))}**"
-                for fusion, every in labels
-            ),
-        ]
+        [method, *(_show(figures.as_asked(alone(method, CONCEPT_TASK), kind)) for kind in CAT_PROMPTS)]
         for method in METHODS
     ]
-    return "In ink / cat faces / **both**, cat prompts.\n\n" + _table(
-        ["method", *(fusion_label(*label) for label in labels)], rows
-    )
+    return _table(["method", *(f"cat faces, {kind} captions" for kind in CAT_PROMPTS)], rows)
 
 
-def _scales(figures: Figures) -> str:
+def _fusions(figures: Figures, style: str) -> str:
+    ways = [("sum", None), *FUSIONS]
+
+    def shares(cell: Cell) -> str:
+        in_style, cats = _percent(figures.style(cell, style)), _percent(figures.as_asked(cell))
+        return f"{in_style} / {cats} / **{_percent(figures.both(cell, style))}**"
+
+    rows = [
+        [method, *(shares(fused(method, style, fusion=fusion, every=every)) for fusion, every in ways)]
+        for method in METHODS
+    ]
+    header = ["method", *(fusion_label(*way) for way in ways)]
+    return "In style / cat faces / **both**, cat prompts.\n\n" + _table(header, rows)
+
+
+def _scales(figures: Figures, style: str) -> str:
     scales = sorted((1.0, *SCALES))
     rows = []
     for method in SWEPT:
-        for what, share, cell in (
-            (
-                "style alone: in ink and as asked (others)",
-                figures.both,
-                lambda m, s: alone(m, "style", s, prompts="others"),
-            ),
-            ("concept alone: cat faces", figures.as_asked, lambda m, s: alone(m, "concept", s)),
-            ("added: in ink", figures.style, fused),
-            ("added: cat faces", figures.as_asked, fused),
-            ("added: both", figures.both, fused),
+        styled = [figures.style(alone(method, style, scale, prompts="others"), style) for scale in scales]
+        concepts = [figures.as_asked(alone(method, CONCEPT_TASK, scale)) for scale in scales]
+        added = [fused(method, style, scale) for scale in scales]
+        for what, shares in (
+            ("style alone, others: in style", styled),
+            ("concept alone: cat faces", concepts),
+            ("added: in style", [figures.style(cell, style) for cell in added]),
+            ("added: cat faces", [figures.as_asked(cell) for cell in added]),
+            ("added: both", [figures.both(cell, style) for cell in added]),
         ):
-            rows.append([method, what, *(_percent(share(cell(method, scale))) for scale in scales)])
+            rows.append([method, what, *map(_percent, shares)])
     return _table(["method", "", *(f"α = {scale:g}" for scale in scales)], rows)
 
 
 def _turns(figures: Figures) -> str:
     rows = []
-    for method in SWEPT:
-        for every in TURNS:
-            first = fused(method, fusion="switch", every=every)
-            second = Cell(prompts="cats", members=first.members[::-1], fusion="switch", every=every)
-            for order, cell in (("style first", first), ("concept first", second)):
-                shares = (figures.style(cell), figures.as_asked(cell), figures.both(cell))
-                rows.append([method, str(every), order, *(_show(share) for share in shares)])
-    return _table(["method", "steps a turn", "order", "in ink", "cat faces", "both"], rows)
+    for method, every in product(SWEPT, TURNS):
+        for order, cell in zip(("style first", "concept first"), turns(method, every), strict=True):
+            shares = (figures.style(cell, TURNS_STYLE), figures.as_asked(cell), figures.both(cell, TURNS_STYLE))
+            rows.append([method, str(every), order, *(_show(share) for share in shares)])
+    return _table(["method", "steps a turn", "order", f"in {TURNS_STYLE}", "cat faces", "both"], rows)
 
 
 def _classifier(report: Any) -> str:
@@ -158,10 +161,20 @@ def _training(reports: Sequence[Mapping[str, Any]], swept: Sequence[Mapping[str,
 
 def _overlaps(rows: Sequence[Mapping[str, Any]]) -> str:
     return _table(
-        ["method", "style entries", "concept entries", "shared", "of these with opposite signs", "cosine", "norms"],
+        [
+            "method",
+            "style",
+            "style entries",
+            "concept entries",
+            "shared",
+            "of these with opposite signs",
+            "cosine",
+            "norms",
+        ],
         [
             [
                 row["method"],
+                row["task"],
                 f"{row['style_entries']:,}",
                 f"{row['concept_entries']:,}",
                 f"{row['shared']:,} ({100 * row['shared'] / row['style_entries']:.1f} %)",
