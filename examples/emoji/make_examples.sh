@@ -22,4 +22,8 @@ train noto wm 1 $style
 train ink wm 2 $style
 train cat rand 3 --batch-size 16 --max-steps 400 --learning-rate 1e-2 --held-out 0 --prior-data "$pictures/twemoji"
 
-PYTHONPATH=. .venv/bin/python $folder/contact_sheet.py $folder/sheet.png
+.venv/bin/python -c "
+from pathlib import Path
+from server.demo.pictures import draw_pictures
+draw_pictures(Path('$folder'), Path('.cache/models'), Path('$folder/sheet.png'))  # by a server, as the demo does
+"
