@@ -16,7 +16,6 @@ from server.demo.process import DemoFailed, checked, example_files, push_example
 from server.demo.sheet import Sheet
 
 PIPELINE = "model"  # the folder of the base, beside its adapters; stored in float16, which CPUs convolve slowly
-MAX_PROMPTS = 6
 PARAMETERS = {"num_inference_steps": 20, "guidance_scale": 4.0, "seed": 0}
 
 
@@ -30,9 +29,9 @@ class Row:
 
 
 def draw_pictures(folder: Path, models_dir: Path, sheet_path: Path) -> None:
-    """Writes the sheet: a row for each blend, a column for each of the first lines of the folder's ``prompts.txt``.
-    Raises DemoFailed when the base is not what it was afterwards."""
-    prompts = (folder / "prompts.txt").read_text().splitlines()[:MAX_PROMPTS]
+    """Writes the sheet: a row for each blend, a column for each line of the folder's ``prompts.txt``. Raises
+    DemoFailed when the base is not what it was afterwards."""
+    prompts = (folder / "prompts.txt").read_text().splitlines()
     with running_server(str(folder / PIPELINE), models_dir, "--dtype", "float32") as client:
         names = push_examples(client, example_files(folder))
         rows = rows_of(names)

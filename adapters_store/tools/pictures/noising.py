@@ -13,6 +13,7 @@ from torch import Tensor
 from adapters_store.errors import TrainingRefused
 
 PREDICTIONS = ("epsilon", "v_prediction", "sample")
+TINY_SNR = 1e-8  # schedules that end in nothing but noise have a ratio of 0 there
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -79,7 +80,7 @@ class Diffusion:
         clamped = snr.clamp(max=self.snr_gamma)
         match self.prediction:
             case "epsilon":
-                return clamped / snr
+                return clamped / snr.clamp(min=TINY_SNR)
             case "v_prediction":
                 return clamped / (snr + 1)
             case _:

@@ -50,6 +50,10 @@ def check_options(options: PictureOptions) -> None:
     if options.dora:
         raise TrainingRefused("dora", expected="a language model: here the mask's values train alone", got="pictures")
     check_recipe(options)
+    for folder in (options.data, options.prior_data):
+        if folder is not None and options.output.resolve().parent == folder.resolve():
+            got = f"{options.output}, whose loss curve would be one of the pictures"
+            raise TrainingRefused("output", expected="a file outside the folder of pictures", got=got)
     if not is_pipeline(options.model_dir):
         got = f"{options.model_dir}: no model_index.json"
         raise TrainingRefused("model", expected="a diffusers pipeline's directory", got=got)

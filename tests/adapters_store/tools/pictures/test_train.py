@@ -232,6 +232,12 @@ def test_what_cannot_be_trained_is_refused_by_name_and_leaves_no_file(
     assert [path.name for path in options.output.parent.iterdir()] == ["pictures"]
 
 
+def test_a_loss_curve_does_not_become_a_picture_of_the_next_run(options: PictureOptions) -> None:
+    with pytest.raises(TrainingRefused, match="output: expected a file outside the folder of pictures"):
+        train_pictures(replace(options, output=options.data / "a.safetensors"))
+    assert not list(options.data.glob("a.*"))
+
+
 def test_a_distilled_base_and_a_language_model_are_refused(
     options: PictureOptions, pipelines: Path, tmp_path: Path
 ) -> None:
