@@ -93,7 +93,7 @@ def test_the_demo_tells_its_story_and_ends_with_0(tmp_path: Path) -> None:
         text=True,
         check=False,
         cwd=REPOSITORY,
-        timeout=300,
+        timeout=600,
         env=os.environ | elsewhere | {"SHIRA_MODELS_DIR": str(MODELS_DIR)},
     )
     assert done.returncode == 0, done.stderr
