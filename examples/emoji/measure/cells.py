@@ -92,4 +92,4 @@ def wilson(hits: int, num: int) -> Share:
     share, z2 = hits / num, Z_95**2
     middle = (share + z2 / (2 * num)) / (1 + z2 / num)
     reach = Z_95 / (1 + z2 / num) * math.sqrt(share * (1 - share) / num + z2 / (4 * num**2))
-    return Share(share, max(0.0, middle - reach), min(1.0, middle + reach))
+    return Share(share, min(share, max(0.0, middle - reach)), max(share, min(1.0, middle + reach)))  # but for rounding

@@ -35,6 +35,7 @@ def grid(methods: Sequence[str] = METHODS, swept: Sequence[str] = SWEPT) -> list
         cells += _at_scale(method, style, 1.0) + _elsewhere(method, style)
     for style, method in product(STYLE_TASKS, methods):
         cells += [fused(method, style, fusion=fusion, every=every) for fusion, every in FUSIONS]
+    cells += [turns(method, 1)[1] for method in methods]
     for style, method, scale in product(STYLE_TASKS, swept, SCALES):
         cells += _at_scale(method, style, scale)
     for method in swept:

@@ -124,7 +124,8 @@ def _scales(figures: Figures, style: str) -> str:
 
 def _turns(figures: Figures) -> str:
     rows = []
-    for method, every in product(SWEPT, TURNS):
+    kinds = [*product(SWEPT, TURNS), *((method, 1) for method in METHODS if method not in SWEPT)]
+    for method, every in kinds:
         for order, cell in zip(("style first", "concept first"), turns(method, every), strict=True):
             shares = (figures.style(cell, TURNS_STYLE), figures.as_asked(cell), figures.both(cell, TURNS_STYLE))
             rows.append([method, str(every), order, *(_show(share) for share in shares)])

@@ -35,4 +35,4 @@ def write_samples(painter: Painter, versions: Mapping[str, Version], methods: Se
         for column, image in enumerate(images):
             drawn = Image.fromarray(image.permute(1, 2, 0).numpy()).resize((SHRUNK, SHRUNK))
             sheet.paste(drawn, (LABEL_WIDTH + column * SHRUNK, row * SHRUNK))
-    sheet.save(file)
+    sheet.quantize(128).save(file)  # a palette: a third of the bytes
