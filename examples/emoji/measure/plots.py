@@ -11,7 +11,7 @@ from adapters_store.tools.plotting import write_png
 from examples.emoji.measure.adapters import CONCEPT_TASK, METHODS
 from examples.emoji.measure.cells import Share
 from examples.emoji.measure.figures import Figures, fusion_label
-from examples.emoji.measure.grid import FUSIONS, SCALES, STYLE_TASKS, SWEPT, alone, fused
+from examples.emoji.measure.grid import FUSIONS, SCALES, STYLE_TASKS, SWEPT, alone, fused, turns
 
 
 def plot_methods(figures: Figures, style: str, path: Path) -> None:
@@ -30,15 +30,14 @@ def plot_fusions(figures: Figures, style: str, path: Path) -> None:
     """Pictures that show both, by method and way of putting them together."""
     ways = [("sum", None), *FUSIONS]
     bars = {
-        method: [figures.both(fused(method, style, fusion=fusion, every=every), style) for fusion, every in ways]
+        method: [
+            *(figures.both(fused(method, style, fusion=fusion, every=every), style) for fusion, every in ways),
+            figures.both(turns(method, 1)[1], style),
+        ]
         for method in METHODS
     }
-    _bars(
-        bars,
-        [fusion_label(*way) for way in ways],
-        path,
-        f"cat faces in {style}, by way of putting two adapters together",
-    )
+    places = [*(fusion_label(*way) for way in ways), "switch 1,\nconcept first"]
+    _bars(bars, places, path, f"cat faces in {style}, by way of putting two adapters together", top=32)
 
 
 def plot_scales(figures: Figures, path: Path) -> None:
@@ -67,7 +66,9 @@ def plot_scales(figures: Figures, path: Path) -> None:
     write_png(figure, path)
 
 
-def _bars(groups: dict[str, list[Share | None]], places: Sequence[str], path: Path, title: str) -> None:
+def _bars(
+    groups: dict[str, list[Share | None]], places: Sequence[str], path: Path, title: str, *, top: int = 102
+) -> None:
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(8.5, 3.4), layout="constrained")
@@ -77,7 +78,7 @@ def _bars(groups: dict[str, list[Share | None]], places: Sequence[str], path: Pa
         left = [place + (number - (len(groups) - 1) / 2) * width for place in range(len(places))]
         axes.bar(left, _values(shares), width, yerr=_reaches(shares), label=label, error_kw={"linewidth": 0.8})
     axes.set_xticks(range(len(places)), places)
-    axes.set_ylim(0, 102)
+    axes.set_ylim(0, top)
     axes.set_ylabel("% of pictures")
     axes.set_title(title, fontsize="medium")
     axes.legend(fontsize="x-small", ncols=3)
