@@ -6,18 +6,15 @@ import math
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
 
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
 from adapters_store.tools.bench_timing import Cycle, Step
-from server.bench_pictures.subject import Subject
+from server.bench_pictures.options import Targets
+from server.bench_pictures.subject import Subject, is_attention
 
-ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")  # what diffusers' own training adapts
-Targets = Literal["attention", "all"]
-TARGETS: tuple[Targets, ...] = ("attention", "all")
 PHASES = ("load_lora_adapter", "fuse_lora", "unfuse_lora", "unload_lora")
 SET_ADAPTERS = "diffusers: set_adapters, nothing fused"
 FORWARD = "denoiser forward, plain"
@@ -45,9 +42,7 @@ class LoraRival:
         self._originals = originals
         self._folder = folder
         self._targets = {
-            name: tensor
-            for name, tensor in subject.tensors.items()
-            if targets == "all" or name.removesuffix(".weight").endswith(ATTENTION)
+            name: tensor for name, tensor in subject.tensors.items() if targets == "all" or is_attention(name)
         }
         per_rank = sum(sum(map(math.prod, _factor_shapes(tensor, rank=1))) for tensor in self._targets.values())
         self.rank = rank or max(1, round(num_params / per_rank))

@@ -42,13 +42,13 @@ def run(options: PicturesOptions, *, json_file: TextIO | None = None) -> list[Gr
 
 def measure(options: PicturesOptions) -> Iterator[Group]:
     loaded = load_pipeline(options.model_dir, name=str(options.model_dir), dtype=options.dtype, device="cpu")
-    subject = subject_of_pipeline(loaded)
+    subject = subject_of_pipeline(loaded, targets=options.targets)
     yield measure_switching(subject, options)
     yield from _measure_drawing(loaded, subject, options)
     if options.unet is not None:
         del loaded, subject
         gc.collect()
-        yield measure_switching(subject_of_unet(options.unet, seed=options.seed), options)
+        yield measure_switching(subject_of_unet(options.unet, seed=options.seed, targets=options.targets), options)
 
 
 def _measure_drawing(loaded: LoadedPipeline, subject: Subject, options: PicturesOptions) -> Iterator[Group]:

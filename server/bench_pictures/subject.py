@@ -10,28 +10,38 @@ from torch import Tensor
 
 from adapters_store.adapter import DTYPE_NAMES, Adapter, Fingerprint
 from adapters_store.base import BaseDescription, BaseWeight
-from server.bench_pictures.options import UnetName
+from server.bench_pictures.options import Targets, UnetName
 from server.bench_pictures.unets import random_call, random_unet
 from server.bench_serve.random_adapters import sparse_adapter
 from server.execution.weights import BaseWeights
 from server.runners.pipeline_loading import LoadedPipeline
 
+ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")  # what diffusers' own training adapts
+
+
+def is_attention(name: str) -> bool:
+    """Whether a weight is one of the projections of an attention."""
+    return name.removesuffix(".weight").endswith(ATTENTION)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Subject:
-    """``component`` is the denoiser's name, with which the names of its weights begin; ``forward`` runs it once."""
+    """``component`` is the denoiser's name, with which the names of its weights begin; ``forward`` runs it once.
+    ``targets``: which of its weights adapters change."""
 
     title: str
     denoiser: Any
     component: str
     weights: BaseWeights
     forward: Callable[[], object]
+    targets: Targets = "all"
 
     @property
     def tensors(self) -> dict[str, Tensor]:
         """The denoiser's matrices and convolutions, by name: what adapters change a share of."""
         own = ((weight.name, weight.tensor) for weight in self.weights.weights)
-        return {name: tensor for name, tensor in own if name.startswith(f"{self.component}.") and tensor.ndim > 1}
+        tensors = {name: tensor for name, tensor in own if name.startswith(f"{self.component}.") and tensor.ndim > 1}
+        return {name: tensor for name, tensor in tensors.items() if self.targets == "all" or is_attention(name)}
 
     @property
     def num_params(self) -> int:
@@ -44,7 +54,7 @@ class Subject:
         )
 
 
-def subject_of_pipeline(loaded: LoadedPipeline) -> Subject:
+def subject_of_pipeline(loaded: LoadedPipeline, *, targets: Targets) -> Subject:
     denoiser = getattr(loaded.pipeline, loaded.denoiser)
     args, kwargs = _first_call(loaded, denoiser)
     return Subject(
@@ -53,10 +63,11 @@ def subject_of_pipeline(loaded: LoadedPipeline) -> Subject:
         component=loaded.denoiser,
         weights=loaded.weights,
         forward=lambda: denoiser(*args, **kwargs),
+        targets=targets,
     )
 
 
-def subject_of_unet(name: UnetName, *, seed: int) -> Subject:
+def subject_of_unet(name: UnetName, *, seed: int, targets: Targets) -> Subject:
     unet = random_unet(name, seed=seed)
     call = random_call(name, seed=seed)
     parameters = {f"unet.{parameter}": tensor for parameter, tensor in unet.named_parameters()}
@@ -74,6 +85,7 @@ def subject_of_unet(name: UnetName, *, seed: int) -> Subject:
         component="unet",
         weights=BaseWeights(parameters, description),
         forward=lambda: unet(**call),
+        targets=targets,
     )
 
 

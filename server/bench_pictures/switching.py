@@ -12,8 +12,8 @@ from adapters_store.adapter import Adapter
 from adapters_store.blend import Blend, BlendMember
 from adapters_store.kernels import get_kernels
 from adapters_store.tools.bench_timing import CacheFlush, Cycle, Step, time_cycles
-from server.bench_pictures.lora import FORWARD, FORWARD_BESIDE, SET_ADAPTERS, TARGETS, LoraRival
-from server.bench_pictures.options import PicturesOptions
+from server.bench_pictures.lora import FORWARD, FORWARD_BESIDE, SET_ADAPTERS, LoraRival
+from server.bench_pictures.options import PicturesOptions, Targets
 from server.bench_pictures.rows import Group, Row
 from server.bench_pictures.sources import HostOrFile
 from server.bench_pictures.subject import Subject
@@ -24,6 +24,7 @@ from server.execution.fused import FusedExecution
 
 BUDGET_BYTES = 4 << 30  # nothing is evicted
 TARGET_RATIO = 20
+TARGETS: tuple[Targets, ...] = ("attention", "all")
 ENTER, SWITCH, RESTORE = "ours: base → A", "ours: A → B", "ours: A → base"
 FIRST_USE = "ours: A → B, B's first use: its words are computed"
 FROM_FILE = "ours: the same, B read from a file and checked"
@@ -46,7 +47,7 @@ def measure_switching(subject: Subject, options: PicturesOptions) -> Group:
                 num_params=num_entries,
                 seed=options.seed,
             )
-            for targets in TARGETS
+            for targets in (TARGETS if subject.targets == "all" else (subject.targets,))
         }
         cycles = [
             *our_cycles(subject, adapters, source),
@@ -59,6 +60,7 @@ def measure_switching(subject: Subject, options: PicturesOptions) -> Group:
         name=f"switching, {subject.title}",
         conditions={
             "dtype": subject.weights.dtype,
+            "targets": subject.targets,
             "num_params": subject.num_params,
             "num_entries": num_entries,
             "entries_of": sum(tensor.numel() for tensor in subject.tensors.values()),

@@ -9,7 +9,7 @@ from typing import Any, TextIO, get_args
 
 import click
 
-from server.bench_pictures.options import DType, PicturesOptions, UnetName
+from server.bench_pictures.options import DType, PicturesOptions, Targets, UnetName
 from server.core.waiting import wait_passively
 
 SMALL_MODEL = Path("examples/emoji/model")
@@ -33,6 +33,13 @@ SMALL_MODEL = Path("examples/emoji/model")
     help="A random one on which switching is timed besides; sdxl takes 14 GB of memory.",
 )
 @click.option("--sparsity", type=click.FloatRange(0, 1, min_open=True), default=0.02, show_default=True)
+@click.option(
+    "--targets",
+    type=click.Choice(get_args(Targets)),
+    default="all",
+    show_default=True,
+    help="What adapters change: every matrix and convolution of the denoiser, or its attention projections.",
+)
 @click.option("--lora-rank", type=click.IntRange(1), help="Of diffusers' LoRA.  [default: as many parameters as ours]")
 @click.option("--steps", "num_steps", type=click.IntRange(1), default=20, show_default=True, help="Of an image.")
 @click.option(

@@ -13,11 +13,21 @@ from safetensors.torch import load_file
 from adapters_store.adapter import Adapter, Version
 from adapters_store.tools import bench_timing
 from server.bench_pictures.drawing import IN_ORDER, IN_TURN, TOGETHER
-from server.bench_pictures.lora import PHASES, LoraRival, Targets
+from server.bench_pictures.lora import PHASES, LoraRival
+from server.bench_pictures.options import PicturesOptions, Targets
 from server.bench_pictures.rows import Row
 from server.bench_pictures.sources import HostOrFile
 from server.bench_pictures.subject import Subject, subject_of_unet
-from server.bench_pictures.switching import ENTER, FIRST_USE, FROM_FILE, RESTORE, SWITCH, our_cycles, verify
+from server.bench_pictures.switching import (
+    ENTER,
+    FIRST_USE,
+    FROM_FILE,
+    RESTORE,
+    SWITCH,
+    measure_switching,
+    our_cycles,
+    verify,
+)
 from server.bench_pictures.unets import empty_unet
 from server.cli.root import run
 from tests.server.runners.tiny_pipelines import Family, save_tiny_pipeline
@@ -32,7 +42,7 @@ def small_caches(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def subject() -> Subject:
-    return subject_of_unet("tiny", seed=0)
+    return subject_of_unet("tiny", seed=0, targets="all")
 
 
 @pytest.mark.parametrize(("family", "unet"), [("sd", "tiny"), pytest.param("sdxl", "none", marks=pytest.mark.slow)])
@@ -208,3 +218,14 @@ def test_what_is_not_there_is_refused_before_anything_starts(
 ) -> None:
     assert run(["bench", "pictures", *arguments]) == 2
     assert told in capsys.readouterr().err
+
+
+def test_both_sides_can_be_held_to_the_attention_projections() -> None:
+    everything, attention = (subject_of_unet("tiny", seed=0, targets=targets) for targets in ("all", "attention"))
+    assert attention.tensors.keys() < everything.tensors.keys()
+    assert all(name.split(".")[-2] in ("to_q", "to_k", "to_v", "0") for name in attention.tensors)
+    adapter = attention.random_adapter(sparsity=0.1, seed=0)
+    assert {entry.name for entry in adapter.index_set.table} <= attention.tensors.keys()
+    group = measure_switching(attention, PicturesOptions(model_dir=Path(), num_rounds=1, targets="attention"))
+    assert any("of attention: all four" in row.what for row in group.rows)
+    assert not any("of all" in row.what for row in group.rows)
