@@ -34,7 +34,7 @@ test: $(READY)  ## the whole test suite, a real Redis-protocol server and a real
 test-quick: $(READY)  ## the suite without what takes more than a few seconds
 	$(BIN)/pytest -m 'not slow'
 
-demo: $(READY)  ## base, each example adapter, both fused, base again: answers, receipts, switch times
+demo: $(READY)  ## base, each example adapter, two together: answers with receipts, switch times, a sheet of pictures
 	$(BIN)/shira demo
 
 serve: $(READY)  ## serve the default base model on 127.0.0.1:8000

@@ -28,7 +28,7 @@ RANK = 2
 STRUCT_SHARE = 0.0192  # of each weight, what rank 2 comes to over the emoji model; struct takes whole lines of it
 SWEPT = {"rand": "shira", "lora": "lora"}  # and the family that they choose the rate of
 SWEPT_TASKS = ("ink", "cat")  # noto borrows the rate of ink
-LEARNING_RATES = {"shira": (1e-2, 3e-2), "lora": (3e-3, 1e-2, 3e-2)}
+LEARNING_RATES = {"shira": (1e-2, 3e-2, 1e-1), "lora": (3e-3, 1e-2, 3e-2)}
 SWEEP_SHARE = 0.6  # of the steps
 
 
