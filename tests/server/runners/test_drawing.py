@@ -15,16 +15,15 @@ import pytest
 import torch
 from diffusers import StableDiffusionPipeline
 
-from adapters_store.blend import BASE
 from server.core.errors import RequestRejected
-from server.core.requests import ImageRequest, Picture, RequestId
+from server.core.requests import ImageRequest, Picture
 from server.runners import denoiser_calls
 from server.runners.denoiser_calls import Failed, predict
 from server.runners.drawing import Drawing
 from server.runners.previews import can_preview, preview
+from tests.server.runners.picture_rig import NUM_STEPS, SIZE, image_request, pixels
 from tests.server.runners.tiny_pipelines import FAMILIES, Family, tiny_pipeline
 
-SIZE, NUM_STEPS = 32, 3
 MANY = 64
 PIXEL = Picture(width=1, height=1, rgb=b"rgb")
 
@@ -220,26 +219,7 @@ def denoiser_of(pipeline: Any) -> Any:
 
 
 def request(*, seed: int, preview_every: int = 0) -> ImageRequest:
-    return ImageRequest(
-        id=RequestId(f"r{seed}"),
-        tenant="default",
-        client="anonymous",
-        weight=1.0,
-        blend=BASE,
-        adapters=(),
-        mode="auto",
-        arrived_s=0.0,
-        deadline_s=None,
-        max_new_tokens=NUM_STEPS,
-        prompt="a red apple",
-        negative_prompt=None,
-        height=SIZE,
-        width=SIZE,
-        guidance_scale=None,
-        scheduler=None,
-        seed=seed,
-        preview_every=preview_every,
-    )
+    return image_request(f"r{seed}", seed=seed, preview_every=preview_every)
 
 
 def new_drawing(family: Family, asked: ImageRequest) -> Drawing:
@@ -277,7 +257,3 @@ def of_diffusers(family: Family, *, seed: int) -> np.ndarray[Any, Any]:
         "a red apple", height=SIZE, width=SIZE, num_inference_steps=NUM_STEPS, generator=generator, output_type="np"
     )
     return np.asarray((made.images[0] * 255).round().astype(np.uint8))
-
-
-def pixels(picture: Picture) -> np.ndarray[Any, Any]:
-    return np.frombuffer(picture.rgb, np.uint8).reshape(picture.height, picture.width, 3)
