@@ -82,13 +82,9 @@ def _serve_text(
             patience_steps=config.patience_steps,
         ),
         costs=calibrate(loaded, stack.backend) if config.calibrate else CostModel(),
-        info=BaseInfo(
-            name=loaded.name,
-            fingerprint=loaded.weights.fingerprint,
-            dtype=loaded.weights.dtype,
-            device=str(loaded.weights.device),
+        info=_info(
+            loaded,
             max_context_tokens=min(loaded.max_context_tokens, config.max_prompt_tokens + config.max_new_tokens),
-            description=loaded.weights.description,
         ),
         kernels=stack.kernels,
         codec=stack.codec,
@@ -119,12 +115,8 @@ def _serve_pictures(
             patience_steps=config.patience_steps,
         ),
         costs=CostModel(),  # nothing to weigh: pictures do not mix
-        info=BaseInfo(
-            name=loaded.name,
-            fingerprint=loaded.weights.fingerprint,
-            dtype=loaded.weights.dtype,
-            device=str(loaded.weights.device),
-            description=loaded.weights.description,
+        info=_info(
+            loaded,
             pictures=PictureInfo(
                 default_height=loaded.default_height,
                 default_width=loaded.default_width,
@@ -144,6 +136,19 @@ def _serve_pictures(
 def _takes_negative_prompt(loaded: LoadedPipeline) -> bool:
     """Beside a true_cfg_scale, which requests do not have, it would be ignored."""
     return "negative_prompt" in loaded.parameters and "true_cfg_scale" not in loaded.parameters
+
+
+def _info(loaded: Loaded, *, max_context_tokens: int | None = None, pictures: PictureInfo | None = None) -> BaseInfo:
+    weights = loaded.weights
+    return BaseInfo(
+        name=loaded.name,
+        fingerprint=weights.fingerprint,
+        dtype=weights.dtype,
+        device=str(weights.device),
+        description=weights.description,
+        max_context_tokens=max_context_tokens,
+        pictures=pictures,
+    )
 
 
 def _name(model: str) -> str:

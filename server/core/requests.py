@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, NewType
 
@@ -56,7 +57,7 @@ class AppliedAdapter:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class GenerationRequest:
+class GenerationRequest(ABC):
     """A request after validation, names resolved: a ``TextRequest`` or an ``ImageRequest``. Never changes again.
 
     ``deadline_s`` is on the engine clock (``Clock.now``), None for no deadline. ``arrived_s`` likewise.
@@ -83,13 +84,13 @@ class GenerationRequest:
         return 0 if self.deadline_s is None else round((self.deadline_s - self.arrived_s) * 1e3)
 
     @property
-    def num_prompt_tokens(self) -> int:
-        raise NotImplementedError
+    @abstractmethod
+    def num_prompt_tokens(self) -> int: ...
 
     @property
+    @abstractmethod
     def can_end_early(self) -> bool:
         """With fewer than ``max_new_tokens``."""
-        raise NotImplementedError
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

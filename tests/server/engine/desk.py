@@ -19,13 +19,12 @@ from tests.server.engine.fakes import (
     Client,
     FakeClock,
     FakeExecution,
-    FakePainter,
     FakeResidency,
     FakeRunner,
-    make_image_request,
     make_request,
     submit,
 )
+from tests.server.engine.painter import FakePainter, make_image_request
 
 WORDS = tuple(f"{number} " for number in range(10_000))  # no two tokens have the same text
 

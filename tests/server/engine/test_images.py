@@ -13,7 +13,8 @@ from server.engine.fairness import NEW_TOKEN
 from server.engine.mailbox import Mailbox
 from server.engine.messages import ImageEvent, ProgressEvent
 from tests.server.engine.desk import Desk
-from tests.server.engine.fakes import FakePainter, make_blend
+from tests.server.engine.fakes import make_blend
+from tests.server.engine.painter import FakePainter
 
 A, B, C = (make_blend(name) for name in "abc")
 PREVIEW = Picture(width=1, height=1, rgb=b"abc")

@@ -192,7 +192,7 @@ def test_a_pipeline_that_shows_nobody_its_latents_has_no_previews() -> None:
 
     class ShowsNothing(StableDiffusionPipeline):  # type: ignore[misc]
         def __call__(self, prompt: str) -> None:
-            raise NotImplementedError
+            """Takes no callback."""
 
     pipeline = copy.copy(the_pipeline("sd"))
     pipeline.__class__ = ShowsNothing
