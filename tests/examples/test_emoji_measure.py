@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -34,6 +35,7 @@ EMOJI = {  # code: caption, split, category, subcategory
     "1f63a": ("grinning cat", "concept", "Smileys & Emotion", "cat-face"),
     "1f63f": ("crying cat", "concept", "Smileys & Emotion", "cat-face"),
 }
+COMMITTED = Path(__file__).parents[2] / "docs" / "reproduction" / "pictures"
 SIZE = 64
 ROUNDING = 1e-12
 
@@ -95,6 +97,13 @@ def test_the_rate_with_the_lowest_held_out_loss_is_taken_for_the_family_and_task
         "shira": {"ink": 0.2, "cat": 0.2},
         "lora": {"ink": 0.1, "cat": 0.1},
     }
+
+
+def test_the_committed_results_are_what_the_committed_cells_give(tmp_path: Path) -> None:
+    for path in COMMITTED.glob("*.json*"):
+        shutil.copy(path, tmp_path)
+    write_report(tmp_path)
+    assert (tmp_path / "results.md").read_text() == (COMMITTED / "results.md").read_text()
 
 
 @pytest.mark.slow
