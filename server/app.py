@@ -6,6 +6,7 @@ stops them in reverse, after the requests that were accepted have been answered.
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import logging
 import math
@@ -26,6 +27,7 @@ from adapters_store.store_config import StoreConfig
 from adapters_store.tiers.redis_settings import RedisSettings
 from server.api.app import build_api
 from server.api.services import Services
+from server.auditing import audit_every
 from server.core.clock import MonotonicClock
 from server.core.errors import ServerError
 from server.core.log import configure_logging
@@ -44,7 +46,8 @@ log = logging.getLogger(__name__)
 
 LOADER_THREADS = 4
 LAST_ANSWERS_S = 5  # after a drain, for those that did not finish in time to be told so
-NOT_STARTED = 3  # exit code
+NOT_STARTED = 3  # exit codes
+ENGINE_DIED = 4
 
 
 class NotListening(ServerError):
@@ -52,7 +55,7 @@ class NotListening(ServerError):
 
 
 def run(config: ServerConfig) -> None:
-    """Serves until SIGTERM or SIGINT, then drains and exits with 0."""
+    """Serves until SIGTERM or SIGINT, then drains and exits with 0; or until the engine dies, then exits with 4."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # uvicorn raises it again when all is drained
     configure_logging(config.log_format, config.log_level)
     if config.threads is not None:
@@ -69,10 +72,14 @@ def run(config: ServerConfig) -> None:
         h11_max_incomplete_event_size=64 * 1024,
     )
     server = DrainingServer(http, app.state.drain)
+    engine_ended: Future[None] = app.state.engine_ended
+    engine_ended.add_done_callback(lambda _: server.leave())
     with suppress(KeyboardInterrupt):
         server.run()
     if not server.started:
         sys.exit(NOT_STARTED)
+    if engine_ended.done() and engine_ended.exception() is not None:
+        sys.exit(ENGINE_DIED)
 
 
 def check_address(config: ServerConfig) -> None:
@@ -131,9 +138,11 @@ def build_app(config: ServerConfig) -> FastAPI:
         log.info(
             "ready: %s, kernels %s, %d MiB of weights", loaded.name, served.kernels, loaded.weights.num_bytes >> 20
         )
+        auditing = asyncio.create_task(audit_every(config.audit_interval_s, client.verify))
         try:
             yield
         finally:
+            auditing.cancel()
             await app.state.drain()
             engine.join()
             loaders.shutdown()
@@ -141,6 +150,7 @@ def build_app(config: ServerConfig) -> FastAPI:
             gc.unfreeze()  # what stays frozen at exit, extension modules report as leaked
             log.info("stopped")
 
+    app.state.engine_ended = engine.ended
     app.state.drain = partial(client.drain, config.drain_s)
     app.router.lifespan_context = lifespan
     return app

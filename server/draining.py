@@ -19,6 +19,10 @@ class DrainingServer(uvicorn.Server):
         super().__init__(config)
         self._drain = drain
 
+    def leave(self) -> None:
+        """As a signal would make it. Any thread."""
+        self.should_exit = True
+
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         draining = asyncio.create_task(self._drain())
         await super().shutdown(sockets)

@@ -96,6 +96,11 @@ class Metrics:
             "Audits that found the base changed. Must stay 0.",
             registry=registry,
         )
+        self.base_verified = Gauge(
+            "shira_base_verified_timestamp_seconds",
+            "Unix time of the last audit that found the base intact; 0 before the first.",
+            registry=registry,
+        )
         self.lora_requests_info = Gauge(
             "shira_lora_requests_info",
             "For gateways that route by adapter; value is a Unix time.",

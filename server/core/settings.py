@@ -141,6 +141,9 @@ class ServerConfig(BaseModel):
     default_deadline_ms: Milliseconds = Field(default=120_000, description="Deadline of a request that states none.")
     max_deadline_ms: Milliseconds = Field(default=600_000, description="Longest deadline that a request may state.")
     delete_wait_s: Seconds = Field(default=30.0, description="How long a delete waits for requests that use it.")
+    audit_interval_s: Seconds = Field(
+        default=3600.0, description="The base is audited so often, in slices between steps; 0: only when asked."
+    )
     drain_s: Seconds = Field(default=30.0, description="How long a stop waits for running requests.")
     api_keys_file: Directory | None = Field(default=None, description="TOML file of API keys, as SHA-256 hashes.")
     api_keys: Annotated[tuple[ApiKey, ...], BeforeValidator(_parse_api_keys)] = Field(

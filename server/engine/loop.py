@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable
+from concurrent.futures import Future
 from threading import Thread
 from typing import Any, assert_never
 
@@ -41,6 +42,7 @@ class EngineThread:
         costs: CostModel | None = None,
     ) -> None:
         self.limits = limits or Limits()
+        self.ended = Future[None]()  # done when the thread has ended; with EngineDied, unless it was drained
         self._execution = execution
         self._runner = runner
         self._residency = residency
@@ -85,7 +87,6 @@ class EngineThread:
     # The engine thread.
 
     def _run(self) -> None:
-        error = EngineDied("the engine has stopped")
         try:
             while not self._is_drained:
                 self._turn()
@@ -93,8 +94,11 @@ class EngineThread:
         except Exception as died:
             log.exception("the engine thread died")
             error = EngineDied(f"the engine died: {died}")
-        finally:
             self._close(error)
+            self.ended.set_exception(error)
+        else:
+            self._close(EngineDied("the engine has stopped"))
+            self.ended.set_result(None)
 
     def _turn(self) -> None:
         """Everything due now: commands, deadlines, loads, one step, some chores. Sleeps if there was nothing to run."""

@@ -5,6 +5,7 @@ Every change is transactional: an exception anywhere leaves the base (or, where 
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Collection, Iterator
 from time import perf_counter
 from typing import Any
@@ -22,6 +23,8 @@ from server.core.steps import SwitchKind, SwitchReport, VerifyReport
 from server.execution.audit import audit
 from server.execution.staging import AdapterSource, Staged, StagedBlends
 from server.execution.weights import BaseWeights
+
+log = logging.getLogger(__name__)
 
 
 class FusedExecution:
@@ -97,9 +100,14 @@ class FusedExecution:
         self.blends.forget(version)
 
     def verify(self) -> Iterator[VerifyReport | None]:
+        """Slice by slice, at last the report. A base that changed can no longer be vouched for: ``broken``."""
         for report in audit(self._weights, lambda: self._in.support if self._in else None):
-            if report is not None and not report.ok:
+            if report is not None and report.ok:
+                self._metrics.base_verified.set_to_current_time()
+            elif report is not None:
                 self._metrics.base_integrity_failures.inc()
+                self._broken = f"an audit found other bits in {', '.join(report.mismatched)}"
+                log.critical("the base has changed: %s", self._broken)
             yield report
 
     def describe(self) -> dict[str, Any]:

@@ -175,7 +175,7 @@ def test_weights_that_cannot_be_vouched_for_end_the_engine(house: House) -> None
     house.execution.failures = [SwitchFailed("no")]
     house.execution.broken = "lost"
     assert isinstance(house.ask(A).error, SwitchFailed | EngineDied)
-    house.engine.join(10)
+    assert isinstance(house.engine.ended.exception(timeout=10), EngineDied)
     assert not house.engine.is_alive
     command, _ = submit(make_request())
     assert not house.engine.post(command)

@@ -48,6 +48,9 @@ def test_a_single_flipped_bit_is_found_and_named(position: int) -> None:
     assert report.mismatched == ("a.weight",)
     assert report.digest != report.expected
     assert world.metrics.registry.get_sample_value("shira_base_integrity_failures_total") == 1
+    assert world.metrics.registry.get_sample_value("shira_base_verified_timestamp_seconds") == 0
+    assert world.execution.broken is not None
+    assert "a.weight" in world.execution.broken
 
 
 def test_a_flipped_bit_among_the_displaced_originals_is_found() -> None:
