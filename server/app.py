@@ -13,10 +13,11 @@ import math
 import signal
 import socket
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
 from functools import partial
+from threading import Thread
 
 import torch
 import uvicorn
@@ -30,6 +31,7 @@ from server.api.services import Services
 from server.auditing import audit_every
 from server.core.clock import MonotonicClock
 from server.core.errors import ServerError
+from server.core.key_ring import KeyRing
 from server.core.log import configure_logging
 from server.core.metrics import Metrics
 from server.core.settings import ServerConfig
@@ -54,15 +56,19 @@ class NotListening(ServerError):
     """The address cannot be had."""
 
 
-def run(config: ServerConfig) -> None:
-    """Serves until SIGTERM or SIGINT, then drains and exits with 0; or until the engine dies, then exits with 4."""
+def run(config: ServerConfig, reload: Callable[[], ServerConfig]) -> None:
+    """Serves until SIGTERM or SIGINT, then drains and exits with 0; or until the engine dies, then exits with 4.
+
+    SIGHUP takes the API keys that ``reload`` finds."""
+    keys = KeyRing(config, reload)
+    signal.signal(signal.SIGHUP, lambda *_: Thread(target=keys.reread, name="keys").start())
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # uvicorn raises it again when all is drained
     configure_logging(config.log_format, config.log_level)
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     take_turns_often()
     check_address(config)
-    app = build_app(config)
+    app = build_app(config, keys)
     http = uvicorn.Config(
         app,
         host=config.host,
@@ -95,7 +101,7 @@ def check_address(config: ServerConfig) -> None:
             ) from error
 
 
-def build_app(config: ServerConfig) -> FastAPI:
+def build_app(config: ServerConfig, keys: KeyRing | None = None) -> FastAPI:
     """Loads the base and wires everything; nothing runs yet but what the lifespan of the returned app starts.
 
     Raises ModelNotLoadable, DataDirLocked."""
@@ -120,6 +126,7 @@ def build_app(config: ServerConfig) -> FastAPI:
     app = build_api(
         Services(
             config=config,
+            keys=keys or KeyRing(config),
             metrics=metrics,
             store=store,
             engine=client,

@@ -30,7 +30,7 @@ def build_api(services: Services) -> FastAPI:
         middleware=[  # outermost first
             Middleware(Outcomes, metrics=services.metrics),
             Middleware(StalledReaders),
-            Middleware(Authentication, config=services.config),
+            Middleware(Authentication, keys=services.keys, is_loopback=services.config.is_loopback),
             Middleware(BodyLimit, max_upload_bytes=services.config.max_body_bytes),
         ],
     )

@@ -11,8 +11,8 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from server.api.errors import answer_error
 from server.core.errors import Forbidden, Unauthenticated
+from server.core.key_ring import KeyRing
 from server.core.keys import DEFAULT_TENANT, ApiKey, find_key
-from server.core.settings import ServerConfig
 
 OPEN_PATHS = frozenset({"/livez", "/readyz", "/openapi.json", "/docs"})
 ANYONE = ApiKey(digest=b"", role="admin", tenant=DEFAULT_TENANT)  # when no keys are configured
@@ -21,14 +21,14 @@ ANYONE = ApiKey(digest=b"", role="admin", tenant=DEFAULT_TENANT)  # when no keys
 class Authentication:
     """ASGI middleware: puts the key into ``scope["shira.key"]`` or answers 401 before anything reads the body."""
 
-    def __init__(self, app: ASGIApp, *, config: ServerConfig) -> None:
+    def __init__(self, app: ASGIApp, *, keys: KeyRing, is_loopback: bool) -> None:
         self._app = app
-        self._keys = config.api_keys
-        self._open_paths = OPEN_PATHS | {"/metrics"} if config.is_loopback else OPEN_PATHS
+        self._ring = keys
+        self._open_paths = OPEN_PATHS | {"/metrics"} if is_loopback else OPEN_PATHS
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
-            if not self._keys:
+            if not self._ring.keys:
                 scope["shira.key"] = ANYONE
             elif scope["path"] not in self._open_paths:
                 try:
@@ -42,7 +42,7 @@ class Authentication:
         scheme, _, secret = headers.get("authorization", "").partition(" ")
         if scheme.lower() != "bearer" or not secret.strip():
             raise Unauthenticated("this route needs the header Authorization: Bearer <key>")
-        key = find_key(self._keys, secret.strip())
+        key = find_key(self._ring.keys, secret.strip())
         if key is None:
             raise Unauthenticated("the key is not known here")
         return key

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from server.api.background import Background
 from server.api.traffic import AdapterTraffic
 from server.api.workers import Workers
+from server.core.key_ring import KeyRing
 from server.core.metrics import Metrics
 from server.core.pictures import PictureInfo
 from server.core.requests import GenerationRequest
@@ -137,6 +138,7 @@ class Services:
     writes text, ``prompts`` for one that draws."""
 
     config: ServerConfig
+    keys: KeyRing
     metrics: Metrics
     store: Store
     engine: Engine

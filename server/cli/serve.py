@@ -42,11 +42,17 @@ def setting_flags(command: Callable[..., Any]) -> Callable[..., Any]:
 )
 @setting_flags
 def serve(config_file: Path | None, **flags: object) -> None:
-    """Start the server. A flag wins over the environment, that over the config file, that over the default."""
+    """Start the server. A flag wins over the environment, that over the config file, that over the default.
+
+    SIGTERM and SIGINT drain it, SIGHUP reads the API keys again."""
+
+    def load() -> ServerConfig:
+        return load_config(flags, os.environ, config_file)
+
     for name in unknown_variables(os.environ):
         click.echo(f"Warning: the environment variable {name} is not a setting and is ignored", err=True)
-    config = load_config(flags, os.environ, config_file)
+    config = load()
     wait_passively(os.environ)
     from server import app
 
-    app.run(config)
+    app.run(config, load)

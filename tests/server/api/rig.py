@@ -21,6 +21,7 @@ from adapters_store.tiers.redis_settings import RedisSettings
 from server.api.app import build_api
 from server.api.services import BaseInfo, Services
 from server.core.config import ServerConfig, load_config
+from server.core.key_ring import KeyRing
 from server.core.metrics import Metrics
 from server.core.pictures import PictureInfo
 from server.core.tier_metrics import TierMetrics
@@ -100,6 +101,7 @@ def make_services(
     )
     services = Services(
         config=config,
+        keys=KeyRing(config),
         metrics=metrics,
         store=store,
         engine=engine,

@@ -1,0 +1,32 @@
+"""The API keys that open the server now: read at start, and again whenever the operator has changed the file."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+
+from server.core.errors import ConfigError
+from server.core.keys import ApiKey
+from server.core.settings import ServerConfig
+
+log = logging.getLogger(__name__)
+
+
+class KeyRing:
+    """``keys`` is replaced as a whole, so that a request sees the old ones or the new ones. Any thread."""
+
+    def __init__(self, config: ServerConfig, reload: Callable[[], ServerConfig] | None = None) -> None:
+        """``reload`` reads the settings anew, as at start; of them only the keys are taken. Raises ConfigError."""
+        self.keys: tuple[ApiKey, ...] = config.api_keys
+        self._reload = reload or (lambda: config)
+
+    def reread(self) -> None:
+        """Keeps the keys as they are where the new ones cannot be read, and says so."""
+        try:
+            keys = self._reload().api_keys
+        except ConfigError as error:
+            log.error("the API keys stay as they were: %s", error)
+            return
+        added, removed = set(keys) - set(self.keys), set(self.keys) - set(keys)
+        self.keys = keys
+        log.info("API keys read again: %d in force, %d new or changed, %d gone", len(keys), len(added), len(removed))
