@@ -36,6 +36,7 @@ from server.core.log import configure_logging
 from server.core.metrics import Metrics
 from server.core.settings import ServerConfig
 from server.core.tier_metrics import TierMetrics
+from server.core.tracing import open_tracing
 from server.core.waiting import take_turns_often
 from server.draining import DrainingServer
 from server.engine.client import EngineClient
@@ -43,6 +44,7 @@ from server.engine.loop import EngineThread
 from server.engine.messages import Forget
 from server.execution.residency import StoreResidency
 from server.served import load_base, serve
+from server.vitals import tell_vitals
 
 log = logging.getLogger(__name__)
 
@@ -107,6 +109,7 @@ def build_app(config: ServerConfig, keys: KeyRing | None = None) -> FastAPI:
     Raises ModelNotLoadable, DataDirLocked."""
     metrics = Metrics()
     clock = MonotonicClock()
+    tracing = open_tracing(config.otlp_endpoint, ratio=config.trace_ratio)
     loaded = load_base(config)
     tier_metrics = TierMetrics(metrics)
     store = AdapterStore(_store_config(config), loaded.weights.fingerprint, tier_metrics)
@@ -115,13 +118,14 @@ def build_app(config: ServerConfig, keys: KeyRing | None = None) -> FastAPI:
     engine = EngineThread(
         execution=served.execution,
         runner=served.runner,
-        residency=StoreResidency(store, loaders),
+        residency=StoreResidency(store, loaders, tier_metrics.fetches),
         clock=clock,
         metrics=metrics,
         limits=served.limits,
         costs=served.costs,
     )
     client = EngineClient(engine, clock)
+    tell_vitals(metrics, config, served.info, client)
     store.subscribe(lambda version: engine.post(Forget(version=version, done=Future())))  # deleted by a peer
     app = build_api(
         Services(
@@ -134,6 +138,7 @@ def build_app(config: ServerConfig, keys: KeyRing | None = None) -> FastAPI:
             prompts=served.prompts,
             base=served.info,
             now=clock.now,
+            tracing=tracing,
         )
     )
 
@@ -154,6 +159,7 @@ def build_app(config: ServerConfig, keys: KeyRing | None = None) -> FastAPI:
             engine.join()
             loaders.shutdown()
             store.close()
+            tracing.close()
             gc.unfreeze()  # what stays frozen at exit, extension modules report as leaked
             log.info("stopped")
 

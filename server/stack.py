@@ -80,6 +80,8 @@ def build_stack(
     device = loaded.weights.device
     kernels, row_kernels = get_kernels(device), get_row_kernels(device)
     backend = pick(loaded, row_kernels, kv_budget_bytes)
+    metrics.kv_budget_bytes.set(backend.kv_budget_bytes)
+    metrics.kv_bytes.set_function(lambda: backend.kv_bytes)
     execution = MixedExecution(
         FusedExecution(
             loaded.weights,

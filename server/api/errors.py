@@ -102,6 +102,8 @@ TABLE: Mapping[type[Exception], Status] = {
     Exception: Status(500, "internal_error", "server_error"),
 }
 
+OUR_FAULTS = frozenset(row.code for row in TABLE.values() if row.status >= 500) - {"draining"}  # a stop is announced
+
 HTTP_CODES: Mapping[int, str] = {400: "invalid_request", 404: "route_not_found"}  # others: the status's own name
 
 

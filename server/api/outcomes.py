@@ -1,6 +1,8 @@
-"""Counts every request once, by route template and outcome: ``ok``, ``redirect`` or the error's code."""
+"""Counts every request once and times it, by route template and outcome: ``ok``, ``redirect`` or the error's code."""
 
 from __future__ import annotations
+
+from time import perf_counter
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -20,7 +22,7 @@ class Outcomes:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        status = 500
+        status, started = 500, perf_counter()
 
         async def send_noting(message: Message) -> None:
             nonlocal status
@@ -31,6 +33,16 @@ class Outcomes:
         try:
             await self._app(scope, receive, send_noting)
         finally:
-            route = getattr(scope.get("route"), "path", "unmatched")
-            outcome = scope.get(OUTCOME) or ("ok" if status < 400 else "internal_error")
-            self._metrics.requests.labels(route, outcome).inc()
+            route = route_of(scope)
+            self._metrics.requests.labels(route, outcome_of(scope, status)).inc()
+            self._metrics.request_seconds.labels(route).observe(perf_counter() - started)
+
+
+def route_of(scope: Scope) -> str:
+    """The template of the route that was found; ``unmatched`` before that, or if there is none."""
+    return getattr(scope.get("route"), "path", "unmatched")
+
+
+def outcome_of(scope: Scope, status: int) -> str:
+    """Once the request has ended, with this status."""
+    return scope.get(OUTCOME) or ("ok" if status < 400 else "internal_error")

@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Callable
 from threading import Condition
 
-from server.core.requests import RequestId
+from server.core.requests import GenerationRequest, RequestId
 from server.engine.messages import Abort, Command, Submit
 
 
@@ -55,6 +55,11 @@ class Inbox:
             for abort in taken:
                 self._commands.remove(abort)
             return taken
+
+    def requests(self) -> list[GenerationRequest]:
+        """Those that the engine thread has not taken yet. Any thread."""
+        with self._changed:
+            return [request for c in self._commands if isinstance(c, Submit) for request in c.requests]
 
     def close(self) -> list[Command]:
         """Takes no more; returns what nobody will handle."""

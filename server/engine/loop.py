@@ -16,6 +16,7 @@ from server.engine.cost import CostModel
 from server.engine.group import Group
 from server.engine.inbox import Inbox
 from server.engine.limits import Limits
+from server.engine.live_requests import LiveRequests
 from server.engine.messages import Abort, BlendLoaded, Command, Drain, FailEvent, Forget, Inspect, Submit, Verify
 from server.engine.ports import Clock, Execution, Residency, Runner
 from server.engine.scheduler import Scheduler
@@ -50,6 +51,8 @@ class EngineThread:
         self._inbox = Inbox(self.limits.max_queue)
         base = execution.active  # nothing is fused before the engine runs
         self._scheduler = Scheduler(self.limits, base=base, memory=runner, costs=costs)
+        metrics.at_scrape(LiveRequests(metrics, self._scheduler, self._inbox, clock).publish)
+        metrics.queue_limit.set(self.limits.max_queue)
         self._stepper = Stepper(
             scheduler=self._scheduler,
             execution=execution,

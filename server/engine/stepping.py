@@ -63,7 +63,6 @@ class Stepper:
             return
         for request, sink in zip(command.requests, command.sinks, strict=True):
             self._scheduler.add(sequence_of(request, sink))
-        self._telemetry.queued(self._scheduler)
 
     def loaded(self, group: Group, error: Exception | None) -> None:
         """A group's bytes have come, or why they could not."""
@@ -169,8 +168,6 @@ class Stepper:
         for sequence in new:
             sequence.started_s = started_s
         self._telemetry.started(new, started_s)
-        if new:
-            self._telemetry.queued(self._scheduler)
         try:
             with self._telemetry.step(plan):
                 results = self._runner.step(plan.work)
@@ -213,7 +210,6 @@ class Stepper:
             unused = self._scheduler.remove(sequence)
             if unused is not None:
                 self._residency.release(unused)
-        self._telemetry.queued(self._scheduler)
 
     def _restore(self) -> None:
         """Whatever a failed step left behind, the next one starts from the base."""

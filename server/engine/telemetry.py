@@ -10,7 +10,6 @@ from server.core.errors import DeadlineUnreachable, ServerError
 from server.core.metrics import Metrics
 from server.engine.image_sequence import ImageSequence
 from server.engine.plan import Plan
-from server.engine.scheduler import Scheduler
 from server.engine.seats import Seats
 from server.engine.sequence import Sequence
 from server.engine.text_sequence import TextSequence
@@ -32,9 +31,6 @@ class Telemetry:
         with self._metrics.step_seconds.labels(mode, _phase(plan)).time():
             yield
 
-    def queued(self, scheduler: Scheduler) -> None:
-        self._metrics.queue_depth.set(scheduler.num_waiting)
-
     def refused(self, error: ServerError) -> None:
         if isinstance(error, DeadlineUnreachable):
             self._metrics.deadline_refusals.inc()
@@ -55,8 +51,10 @@ class Telemetry:
                 self._metrics.tokens.labels("prompt").inc(sequence.request.num_prompt_tokens)
 
     def finished(self, sequence: Sequence, now: float) -> None:
+        self._metrics.request_switch_seconds.observe(sequence.switch_s)
         if isinstance(sequence, ImageSequence):
             self._metrics.images.inc()
+            self._metrics.image_seconds.observe(now - sequence.request.arrived_s)
             return
         first = now if sequence.first_token_s is None else sequence.first_token_s
         self._metrics.time_to_first_token_seconds.observe(first - sequence.request.arrived_s)

@@ -68,6 +68,16 @@ class Backend(Protocol):
         """Runs all of it; float32 (spans that sample, vocabulary), in the order of the spans."""
         ...
 
+    @property
+    def kv_bytes(self) -> int:
+        """KV memory in use. Any thread."""
+        ...
+
+    @property
+    def kv_budget_bytes(self) -> int:
+        """KV memory there is."""
+        ...
+
     def describe(self) -> dict[str, Any]:
         """The KV memory, as plain JSON values."""
         ...

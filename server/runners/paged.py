@@ -70,6 +70,14 @@ class PagedBackend:
             self._pages.table.fill(self._sequences[span.id], span.tokens, span.mode)
         return logits
 
+    @property
+    def kv_bytes(self) -> int:
+        return self._pages.table.num_used_pages * self._pages.shape.page_bytes
+
+    @property
+    def kv_budget_bytes(self) -> int:
+        return self._pages.table.num_pages * self._pages.shape.page_bytes
+
     def describe(self) -> dict[str, Any]:
         table = self._pages.table
         return {

@@ -38,8 +38,8 @@ class RowsBackend:
         self._takes_positions = "position_ids" in accepted
         self._extra: dict[str, Any] = {"logits_to_keep": 1} if "logits_to_keep" in accepted else {}
         self._batches: list[Batch] = []
-        self._linears, kv_bytes_per_token = self._probe()
-        self._kv_budget_tokens = kv_budget_bytes // max(1, kv_bytes_per_token)
+        self._linears, self._kv_bytes_per_token = self._probe()
+        self._kv_budget_tokens = kv_budget_bytes // max(1, self._kv_bytes_per_token)
 
     @property
     def mixable_weights(self) -> frozenset[str]:
@@ -64,9 +64,16 @@ class RowsBackend:
                 logits[span.id] = self._extend(span)
         return torch.stack([logits[span.id] for span in spans if span.samples]) if logits else torch.empty(0)
 
+    @property
+    def kv_bytes(self) -> int:
+        return self._num_used_tokens * self._kv_bytes_per_token
+
+    @property
+    def kv_budget_bytes(self) -> int:
+        return self._kv_budget_tokens * self._kv_bytes_per_token
+
     def describe(self) -> dict[str, Any]:
-        num_tokens = sum(batch.mask.numel() for batch in self._batches)
-        return {"kind": "rows", "num_tokens": self._kv_budget_tokens, "num_used_tokens": num_tokens}
+        return {"kind": "rows", "num_tokens": self._kv_budget_tokens, "num_used_tokens": self._num_used_tokens}
 
     def release(self, ids: Collection[RequestId]) -> None:
         gone = set(ids)
@@ -107,6 +114,10 @@ class RowsBackend:
             chosen = [join(chosen)]
         self._batches = chosen + others
         return chosen
+
+    @property
+    def _num_used_tokens(self) -> int:
+        return sum(batch.mask.numel() for batch in self._batches)
 
     def _run(self, batch: Batch, spans: Sequence[Span], tokens: Tensor) -> Tensor:
         """Appends ``tokens`` (rows, n), one span a row, to the batch; logits of each row's last token, float32

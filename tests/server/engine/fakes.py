@@ -267,12 +267,13 @@ def make_request(
     arrived_s: float = 100.0,
     deadline_s: float | None = None,
     client: str = "anonymous",
+    tenant: str = "default",
     weight: float = 1.0,
     mode: RequestedMode = "auto",
 ) -> TextRequest:
     return TextRequest(
         id=RequestId(f"r{next(_numbers)}"),
-        tenant="default",
+        tenant=tenant,
         client=client,
         weight=weight,
         prompt_tokens=(1,) * num_prompt_tokens,
