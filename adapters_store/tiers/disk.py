@@ -21,6 +21,7 @@ from adapters_store.durable import make_dir_durably, remove_durably, write_durab
 from adapters_store.errors import AdapterRejected, BlobCorrupt, StorageFull
 from adapters_store.format import decode_index_set, decode_values, encode_index_set, encode_values
 from adapters_store.tiers.data_dir import DataDir
+from adapters_store.tiers.disk_layout import DiskLayout
 from adapters_store.tiers.manifest import StoredManifest, manifest_of, read_manifest
 
 log = logging.getLogger(__name__)
@@ -42,15 +43,13 @@ class DiskTier:
 
     def __init__(self, data_dir: DataDir) -> None:
         self._tmp = data_dir.tmp
-        self._index_sets = data_dir.adapters / "index_sets"
-        self._values = data_dir.adapters / "values"
-        self._manifests = data_dir.adapters / "manifests"
-        for folder in (self._index_sets, self._values, self._manifests):
+        self._layout = DiskLayout(data_dir.adapters)
+        for folder in self._layout.folders:
             make_dir_durably(folder)
         self._lock = RLock()
         self._verified: dict[Path, _Stamp] = {}
         self._by_version: dict[Version, StoredManifest] = {}
-        for path in self._manifests.glob("*.json"):
+        for path in self._layout.manifests.glob("*.json"):
             version = Version(f"sha256:{path.stem}")
             try:
                 self._by_version[version] = read_manifest(path.read_bytes(), version, where="disk")
@@ -75,13 +74,13 @@ class DiskTier:
         with self._lock:
             try:
                 if not self._is_sound(self.load_index_set, manifest.index_set):
-                    written.append(_blob(self._index_sets, manifest.index_set))
+                    written.append(self._layout.index_set_of(manifest.index_set))
                     self._write(written[-1], encode_index_set(adapter.index_set))
                 if not self._is_sound(self.load_values, manifest.values):
-                    written.append(_blob(self._values, manifest.values))
+                    written.append(self._layout.values_of(manifest.values))
                     self._write(written[-1], encode_values(adapter.values))
                 if manifest.version not in self._by_version:
-                    self._write(_path(self._manifests, manifest.version, ".json"), [manifest.text])
+                    self._write(self._layout.manifest_of(manifest.version), [manifest.text])
                     self._by_version[manifest.version] = manifest
             except StorageFull:
                 for path in set(written) - self._used_files():
@@ -93,14 +92,14 @@ class DiskTier:
         """Over the mapped file. The first load in this process checks digest and order, later ones read the header.
 
         None if it is not here. Raises BlobCorrupt."""
-        path = _blob(self._index_sets, digest)
+        path = self._layout.index_set_of(digest)
         return self._load(
             path, digest, lambda buffer, verify: decode_index_set(buffer, digest, verify=verify, where="disk")
         )
 
     def load_values(self, digest: Digest) -> Tensor | None:
         """As ``load_index_set``."""
-        path = _blob(self._values, digest)
+        path = self._layout.values_of(digest)
         return self._load(
             path, digest, lambda buffer, verify: decode_values(buffer, digest, verify=verify, where="disk")
         )
@@ -111,12 +110,12 @@ class DiskTier:
             manifest = self._by_version.pop(version, None)
             if manifest is None:
                 return None
-            remove_durably(_path(self._manifests, version, ".json"))
+            remove_durably(self._layout.manifest_of(version))
             rest = self._by_version.values()
             if all(other.values != manifest.values for other in rest):
-                self._remove(_blob(self._values, manifest.values))
+                self._remove(self._layout.values_of(manifest.values))
             if all(other.index_set != manifest.index_set for other in rest):
-                self._remove(_blob(self._index_sets, manifest.index_set))
+                self._remove(self._layout.index_set_of(manifest.index_set))
             return manifest
 
     def collect(self, keep: Callable[[], Set[Version]]) -> int:
@@ -124,12 +123,12 @@ class DiskTier:
 
         ``keep`` is called once no write can begin."""
         with self._lock:
-            before = len(self._files())
+            before = len(self._layout.all_files())
             for version in self._by_version.keys() - keep():
                 self.remove(version)
-            for path in self._files() - self._used_files():
+            for path in self._layout.all_files() - self._used_files():
                 self._remove(path)
-            return before - len(self._files())
+            return before - len(self._layout.all_files())
 
     def describe(self) -> dict[str, int]:
         """Counts and bytes, from the file system."""
@@ -137,7 +136,7 @@ class DiskTier:
             return {
                 "num_adapters": len(self._by_version),
                 "num_index_sets": len({manifest.index_set for manifest in self._by_version.values()}),
-                "num_bytes": sum(path.stat().st_size for path in self._files()),
+                "num_bytes": sum(path.stat().st_size for path in self._layout.all_files()),
             }
 
     def _is_sound(self, load: Callable[[Digest], object | None], digest: Digest) -> bool:
@@ -170,15 +169,7 @@ class DiskTier:
         self._verified.pop(path, None)
 
     def _used_files(self) -> set[Path]:
-        manifests = self._by_version.values()
-        return (
-            {_path(self._manifests, manifest.version, ".json") for manifest in manifests}
-            | {_blob(self._values, manifest.values) for manifest in manifests}
-            | {_blob(self._index_sets, manifest.index_set) for manifest in manifests}
-        )
-
-    def _files(self) -> set[Path]:
-        return {path for folder in (self._index_sets, self._values, self._manifests) for path in folder.iterdir()}
+        return {path for manifest in self._by_version.values() for path in self._layout.files_of(manifest)}
 
 
 _OWN_FILES = Limits(file_bytes=1 << 62)
@@ -187,11 +178,3 @@ _OWN_FILES = Limits(file_bytes=1 << 62)
 def _stamp(path: Path) -> _Stamp:
     status = path.stat()
     return _Stamp(inode=status.st_ino, num_bytes=status.st_size, modified_ns=status.st_mtime_ns)
-
-
-def _blob(folder: Path, digest: Digest) -> Path:
-    return _path(folder, digest, ".safetensors")
-
-
-def _path(folder: Path, digest: str, suffix: str) -> Path:
-    return folder / (digest.removeprefix("sha256:") + suffix)

@@ -20,6 +20,7 @@ from server.cli.inspect import inspect
 from server.cli.overlap import overlap
 from server.cli.reproduce import reproduce
 from server.cli.serve import serve
+from server.cli.store import store
 from server.cli.train import train
 from server.core.errors import ConfigError, ServerError
 
@@ -32,7 +33,21 @@ def shira() -> None:
     """Serve Sparse High Rank Adapters: exact millisecond switching over one base model."""
 
 
-for command in (serve, demo, adapters, inspect, train, extract, convert, fuse, overlap, evaluate, bench, reproduce):
+for command in (
+    serve,
+    demo,
+    adapters,
+    inspect,
+    train,
+    extract,
+    convert,
+    fuse,
+    overlap,
+    evaluate,
+    bench,
+    reproduce,
+    store,
+):
     shira.add_command(command)
 
 

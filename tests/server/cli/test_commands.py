@@ -10,13 +10,16 @@ from typing import get_args
 import click
 import pytest
 
+from adapters_store.store import AdapterStore
+from adapters_store.store_config import StoreConfig
+from adapters_store.tiers.redis_settings import RedisSettings
 from adapters_store.tools.masks import MaskName
 from adapters_store.tools.train_options import TrainOptions
 from server import __version__
 from server.cli.root import run, shira
 from server.cli.train import MASKS, train
 from server.core.config import ENV_ONLY, ServerConfig, env_name, flag_name
-from tests.adapters_store.small_adapters import small_adapter
+from tests.adapters_store.small_adapters import small_adapter, upload
 from tests.server.api.rig import native_file
 
 
@@ -84,6 +87,22 @@ def test_inspect_describes_a_file_and_refuses_a_broken_one(tmp_path: Path, capsy
     path.write_bytes(data[:-1])
     assert run(["inspect", str(path)]) == 1
     assert capsys.readouterr().err.startswith(f"Error: {path}: ")
+
+
+def test_a_store_is_backed_up_and_checked_and_harm_is_an_exit_code(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data, copy = tmp_path / "data", tmp_path / "copy"
+    store = AdapterStore(StoreConfig(data_dir=data, host_budget_bytes=1 << 20, redis=RedisSettings(mode="off")))
+    store.put(upload(small_adapter()), tenant="default", name="pirate")
+    assert run(["store", "backup", str(data), str(copy)]) == 0, "while the directory is in use"
+    store.close()
+    assert "3 new files" in capsys.readouterr().out
+    assert run(["store", "check", str(copy)]) == 0
+    assert "1 names, 1 versions" in capsys.readouterr().out
+    next((copy / "adapters" / "values").iterdir()).unlink()
+    assert run(["store", "check", str(copy)]) == 1
+    assert "default/pirate, version sha256:" in capsys.readouterr().err
 
 
 def test_train_refuses_wrong_options_before_anything_is_loaded(

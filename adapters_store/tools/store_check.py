@@ -1,0 +1,99 @@
+"""Is everything that the names of a data directory promise on its disk, byte for byte? Reads only, takes no lock."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from adapters_store.adapter import Version
+from adapters_store.alias import AliasRecord, decode_record
+from adapters_store.container import Limits, map_file
+from adapters_store.errors import AdapterRejected, BlobCorrupt
+from adapters_store.format import decode_index_set, decode_values
+from adapters_store.tiers.disk_layout import DiskLayout
+from adapters_store.tiers.manifest import StoredManifest, read_manifest
+
+_ANY_SIZE = Limits(file_bytes=1 << 62)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoreCheck:
+    """``num_bytes`` were read. Problems are sentences; ``unnamed`` are files that no version here uses."""
+
+    num_aliases: int
+    num_versions: int
+    num_bytes: int
+    problems: tuple[str, ...]
+    unnamed: tuple[str, ...]
+
+    @property
+    def is_sound(self) -> bool:
+        return not self.problems
+
+
+def check_store(root: Path) -> StoreCheck:
+    """Of a directory that a server uses as well as of a backup: a record that changed meanwhile is read again.
+
+    With a shared Redis a version may still be on its way from another replica: it is told as a problem."""
+    layout = DiskLayout(root / "adapters")
+    check = _Check(layout)
+    records = 0
+    for path in record_files(root):
+        records += check.record(path)
+    unnamed = layout.all_files() - check.used
+    return StoreCheck(
+        num_aliases=records,
+        num_versions=len(check.versions),
+        num_bytes=sum(path.stat().st_size for path in check.used),
+        problems=tuple(check.problems),
+        unnamed=tuple(sorted(str(path.relative_to(root)) for path in unnamed)),
+    )
+
+
+def record_files(root: Path) -> Iterator[Path]:
+    yield from sorted((root / "catalog").glob("*/*.json"))
+
+
+def stored_manifest(layout: DiskLayout, version: Version) -> StoredManifest:
+    """Raises FileNotFoundError, BlobCorrupt."""
+    return read_manifest(layout.manifest_of(version).read_bytes(), version, where="disk")
+
+
+class _Check:
+    def __init__(self, layout: DiskLayout) -> None:
+        self._layout = layout
+        self.versions: set[Version] = set()
+        self.used: set[Path] = set()
+        self.problems: list[str] = []
+
+    def record(self, path: Path) -> bool:
+        """True if it is the record of a name that lives."""
+        while True:
+            data = path.read_bytes()
+            try:
+                record = decode_record(data)
+            except ValueError as error:
+                self.problems.append(f"{path.parent.name}/{path.name}: {error}")
+                return False
+            found = [problem for version in record.versions for problem in self._version(record, version)]
+            if not found or path.read_bytes() == data:
+                self.problems += found
+                return not record.deleted
+
+    def _version(self, record: AliasRecord, version: Version) -> Iterator[str]:
+        if version in self.versions:
+            return
+        try:
+            manifest = stored_manifest(self._layout, version)
+            index_set, values, _ = files = self._layout.files_of(manifest)
+            manifest.assemble(
+                decode_index_set(map_file(index_set, _ANY_SIZE), manifest.index_set, where="disk"),
+                decode_values(map_file(values, _ANY_SIZE), manifest.values, where="disk"),
+            )
+        except (FileNotFoundError, BlobCorrupt, AdapterRejected) as error:
+            problem = "a file is missing" if isinstance(error, FileNotFoundError) else str(error)
+            yield f"{record.tenant}/{record.name}, version {version}: {problem}"
+        else:
+            self.versions.add(version)
+            self.used.update(files)

@@ -1,0 +1,142 @@
+"""What the check finds, and that a copy made of a store in use holds together."""
+
+from __future__ import annotations
+
+import random
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from adapters_store.errors import AdapterUnavailable
+from adapters_store.store import AdapterStore
+from adapters_store.store_config import StoreConfig
+from adapters_store.tiers.redis_settings import RedisSettings
+from adapters_store.tools.backup import back_up
+from adapters_store.tools.store_check import check_store
+from tests.adapters_store.small_adapters import same_adapter, small_adapter, upload
+
+
+def open_store(root: Path) -> AdapterStore:
+    store = AdapterStore(StoreConfig(data_dir=root, host_budget_bytes=1 << 20, redis=RedisSettings(mode="off")))
+    store.start()
+    return store
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    return tmp_path / "data"
+
+
+@pytest.fixture
+def store(root: Path) -> Iterator[AdapterStore]:
+    """Holds ``kept`` with two versions and ``deleted`` as a tombstone; in use by this process."""
+    store = open_store(root)
+    for values in (1, 2):
+        store.put(upload(small_adapter(values=values)), tenant="default", name="kept", tags=("a",))
+    store.put(upload(small_adapter(mask=3)), tenant="other", name="deleted")
+    for version in store.delete("other", "deleted"):
+        store.destroy(version, timeout_s=10)
+    yield store
+    store.close()
+
+
+@pytest.mark.usefixtures("store")
+def test_a_sound_store_is_found_sound(root: Path) -> None:
+    found = check_store(root)
+    assert found.is_sound
+    assert (found.num_aliases, found.num_versions, found.unnamed) == (1, 2, ())
+    assert found.num_bytes > 2 * 128 * 4
+
+
+@pytest.mark.usefixtures("store")
+@pytest.mark.parametrize("folder", ["index_sets", "values", "manifests"])
+@pytest.mark.parametrize("harm", ["flip", "cut", "remove"])
+def test_harm_to_any_file_is_found_and_the_name_told(root: Path, folder: str, harm: str) -> None:
+    path = next((root / "adapters" / folder).iterdir())
+    content = bytearray(path.read_bytes())
+    content[-3] ^= 1
+    path.unlink()
+    if harm != "remove":
+        path.write_bytes(content if harm == "flip" else content[:-1])
+    found = check_store(root)
+    assert found.problems
+    assert all(problem.startswith("default/kept, version sha256:") for problem in found.problems)
+
+
+@pytest.mark.usefixtures("store")
+def test_a_harmed_record_and_a_file_of_no_version_are_found(root: Path) -> None:
+    (root / "adapters" / "values" / "0.safetensors").write_bytes(b"left over")
+    assert check_store(root).unnamed == ("adapters/values/0.safetensors",)
+    (root / "catalog" / "default" / "kept.json").write_text("{}")
+    assert "default/kept.json: not an alias record" in check_store(root).problems[0]
+
+
+def test_a_copy_serves_what_the_store_held(store: AdapterStore, root: Path, tmp_path: Path) -> None:
+    made = back_up(root, tmp_path / "copy")
+    assert made.check.is_sound
+    assert made.num_copied == 1 + 2 + 2  # a shared index set, values and manifests
+    assert not (tmp_path / "copy" / "replica").exists(), "a server on the copy is another replica"
+    copy = open_store(tmp_path / "copy")
+    try:
+        assert copy.get_record("default", "kept") == store.get_record("default", "kept")
+        for values in (1, 2):
+            assert same_adapter(copy.export(small_adapter(values=values).version), small_adapter(values=values))
+    finally:
+        copy.close()
+
+
+def test_a_second_backup_writes_what_is_new_and_drops_what_is_gone(
+    store: AdapterStore, root: Path, tmp_path: Path
+) -> None:
+    back_up(root, tmp_path / "copy")
+    store.put(upload(small_adapter(mask=7)), tenant="default", name="new")
+    for version in store.delete("default", "kept"):
+        store.destroy(version, timeout_s=10)
+    made = back_up(root, tmp_path / "copy")
+    assert made.num_copied == 3
+    assert (made.check.num_aliases, made.check.num_versions, made.check.unnamed) == (1, 1, ())
+
+
+@pytest.mark.usefixtures("store")
+def test_a_name_whose_bytes_are_gone_is_not_copied_in_silence(root: Path, tmp_path: Path) -> None:
+    next((root / "adapters" / "values").iterdir()).unlink()
+    with pytest.raises(AdapterUnavailable, match="default/kept names it"):
+        back_up(root, tmp_path / "copy")
+
+
+@pytest.mark.usefixtures("store")
+def test_a_folder_of_something_else_is_left_alone(root: Path, tmp_path: Path) -> None:
+    (tmp_path / "copy").mkdir()
+    (tmp_path / "copy" / "letter.txt").write_text("dear")
+    with pytest.raises(ValueError, match="neither empty nor a copy"):
+        back_up(root, tmp_path / "copy")
+
+
+@pytest.mark.slow
+def test_a_copy_of_a_store_that_changes_all_the_time_is_sound(root: Path, tmp_path: Path) -> None:
+    store = open_store(root)
+    stop = threading.Event()
+
+    def change() -> None:
+        rng = random.Random(0)
+        while not stop.is_set():
+            name = f"a{rng.randrange(4)}"
+            store.put(upload(small_adapter(values=rng.randrange(1000))), tenant="default", name=name)
+            if rng.random() < 0.5:
+                for version in store.delete("default", name):
+                    store.destroy(version, timeout_s=10)
+
+    changing = threading.Thread(target=change)
+    changing.start()
+    try:
+        for _ in range(20):
+            assert back_up(root, tmp_path / "copy").check.is_sound
+    finally:
+        stop.set()
+        changing.join()
+        store.close()
+    final = back_up(root, tmp_path / "copy").check
+    assert final.is_sound
+    assert final.num_versions == check_store(root).num_versions
