@@ -6,6 +6,7 @@ import secrets
 from collections.abc import Callable, Set
 from dataclasses import dataclass
 from threading import Lock
+from time import perf_counter
 from typing import Any
 
 from adapters_store.adapter import Adapter, Fingerprint, Version
@@ -27,10 +28,12 @@ from adapters_store.tiers.observer import SilentObserver, TierObserver
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PutResult:
-    """``created``: the alias did not know this version before."""
+    """``created``: the alias did not know this version before. ``write_s``: until the bytes were on disk and offered to
+    the other replicas; what came then made the name point at them."""
 
     record: AliasRecord
     created: bool
+    write_s: float
 
 
 class AdapterStore:
@@ -104,6 +107,7 @@ class AdapterStore:
 
         Description and tags given as None stay what they were. Raises AdapterRejected (name or metadata),
         CatalogConflict, StorageFull."""
+        started = perf_counter()
         key = _key(tenant, name)
         version = parsed.adapter.version
         change = self._names.upload_to(key, parsed, description=description, tags=tags, if_match=if_match)
@@ -112,6 +116,7 @@ class AdapterStore:
             with self._claims.claim(version):
                 self._disk.write(parsed.adapter)
                 self._peers.offer(parsed.adapter)
+                write_s = perf_counter() - started
                 before, record = self._names.commit(key, change)
         except AdapterStoreError:
             self._removal.destroy_unheld([version])
@@ -120,7 +125,8 @@ class AdapterStore:
         self._removal.destroy_unheld(self._names.forgotten(before, record))  # a history has its limit
         self._removal.retry()
         self._supply.tell_disk()
-        return PutResult(record=record, created=before is None or version not in before.versions)
+        created = before is None or version not in before.versions
+        return PutResult(record=record, created=created, write_s=write_s)
 
     def get_record(self, tenant: str, name: str) -> AliasRecord:
         """Raises AdapterNotFound."""

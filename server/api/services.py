@@ -16,6 +16,7 @@ from server.core.pictures import PictureInfo
 from server.core.requests import GenerationRequest
 from server.core.settings import ServerConfig
 from server.core.steps import VerifyReport
+from server.core.tracing import NoTracing, Tracing
 from server.engine.messages import Event
 
 if TYPE_CHECKING:
@@ -149,3 +150,4 @@ class Services:
     background: Background = field(default_factory=Background)
     workers: Workers = field(default_factory=Workers)
     traffic: AdapterTraffic = field(default_factory=AdapterTraffic)
+    tracing: Tracing = field(default_factory=NoTracing)

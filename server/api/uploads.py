@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from time import monotonic
 
 from fastapi import Request
 
@@ -15,7 +16,9 @@ from adapters_store.store import PutResult
 from server.api.multipart import Form, read_form
 from server.api.scratch import scratch_directory
 from server.api.services import BaseInfo, Services
+from server.api.tracing import trace_of
 from server.core.errors import RequestRejected
+from server.core.tracing import Phase, RequestTrace, phase
 
 TEXT_PARTS = ("name", "description", "tags")
 FILE_PARTS = ("file", "config", "weights")
@@ -36,9 +39,11 @@ async def receive_upload(request: Request, services: Services, *, tenant: str, i
 
     Nothing of the body is left on disk outside the store, however it ends."""
     async with scratch_directory(services) as directory:
-        form = await read_form(request, services.workers, directory, texts=TEXT_PARTS, files=FILE_PARTS)
+        trace = trace_of(request)
+        with phase(trace, "receive"):
+            form = await read_form(request, services.workers, directory, texts=TEXT_PARTS, files=FILE_PARTS)
         upload = check_parts(form, services.base)
-        return await services.workers.heavy(_store, services, upload, tenant, if_match)
+        return await services.workers.heavy(_store, services, upload, tenant, if_match, trace)
 
 
 def check_parts(form: Form, base: BaseInfo) -> Upload:
@@ -74,9 +79,12 @@ def _one_text(form: Form, part: str) -> str | None:
     return texts[0] if texts else None
 
 
-def _store(services: Services, upload: Upload, tenant: str, if_match: str | None) -> PutResult:
-    parsed = _read(upload, services.base)
-    return services.store.put(
+def _store(services: Services, upload: Upload, tenant: str, if_match: str | None, trace: RequestTrace) -> PutResult:
+    with phase(trace, "validate"):
+        parsed = _read(upload, services.base)
+    trace.describe({"shira.adapter.versions": [parsed.adapter.version]})
+    started_s = monotonic()
+    result = services.store.put(
         parsed,
         tenant=tenant,
         name=upload.name,
@@ -84,6 +92,10 @@ def _store(services: Services, upload: Upload, tenant: str, if_match: str | None
         tags=upload.tags,
         if_match=if_match,
     )
+    written_s = started_s + result.write_s
+    trace.add(Phase(name="write", started_s=started_s, ended_s=written_s))
+    trace.add(Phase(name="publish", started_s=written_s, ended_s=monotonic()))
+    return result
 
 
 def _read(upload: Upload, base: BaseInfo) -> ParsedUpload:

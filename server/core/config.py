@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from server.core.errors import ConfigError
 from server.core.keys import ApiKey, read_keys_file
 from server.core.settings import ServerConfig
+from server.core.tracing import can_trace
 
 __all__ = [
     "ENV_ONLY", "ServerConfig", "default_data_dir", "env_name", "flag_name", "load_config", "unknown_variables",
@@ -20,6 +21,7 @@ __all__ = [
 
 ENV_PREFIX = "SHIRA_"
 ENV_ONLY = frozenset({"api_keys"})  # secrets do not belong on a command line or in a file
+WITH_PASSWORD = frozenset({"redis", "otlp_endpoint"})  # perhaps
 NOT_SETTINGS = frozenset({"SHIRA_CONFIG", "SHIRA_KEY", "SHIRA_URL"})  # read by the command line itself
 
 Sourced = dict[str, tuple[Any, str]]  # key -> (raw value, where it came from)
@@ -106,7 +108,7 @@ def _shown(key: str, value: object) -> str:
     """The value as it may be printed: API keys never, of a URL that may hold a password its scheme alone."""
     if key == "api_keys":
         return "***"
-    return re.sub(r"^(\w*://)?.*[@?].*", r"\1***", str(value)) if key == "redis" else str(value)
+    return re.sub(r"^(\w*://)?.*[@?].*", r"\1***", str(value)) if key in WITH_PASSWORD else str(value)
 
 
 def _with_keys_file(config: ServerConfig, sourced: Sourced) -> ServerConfig:
@@ -122,6 +124,9 @@ def _with_keys_file(config: ServerConfig, sourced: Sourced) -> ServerConfig:
 
 
 def _check_together(config: ServerConfig, sourced: Sourced) -> None:
+    if config.otlp_endpoint is not None and not can_trace():
+        problem = "needs the extra tracing: pip install 'shira-server[tracing]'"
+        raise _config_error(sourced, "otlp_endpoint", problem)
     if config.default_deadline_ms > config.max_deadline_ms:
         problem = f"must not exceed max_deadline_ms, which is {config.max_deadline_ms}"
         raise _config_error(sourced, "default_deadline_ms", problem, config.default_deadline_ms)

@@ -5,8 +5,11 @@ from __future__ import annotations
 import json
 import logging
 import sys
+from contextvars import ContextVar
 from datetime import UTC, datetime
 from typing import Literal
+
+trace_id: ContextVar[str | None] = ContextVar("trace_id", default=None)  # of the request that logs, if it is traced
 
 _PLAIN = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "color_message", "taskName"}
 
@@ -35,6 +38,13 @@ class JsonFormatter(logging.Formatter):
         return json.dumps(line, default=str, ensure_ascii=False)
 
 
+def add_trace_id(record: logging.LogRecord) -> bool:
+    """A filter that keeps every record."""
+    if (current := trace_id.get()) is not None:
+        record.trace_id = current
+    return True
+
+
 def extra_fields(record: logging.LogRecord) -> dict[str, object]:
     """What was given as ``extra=``."""
     return {key: value for key, value in vars(record).items() if key not in _PLAIN}
@@ -44,6 +54,7 @@ def configure_logging(log_format: Literal["text", "json"], level: str) -> None:
     """Replaces the root logger's handlers; uvicorn's own loggers fall through to it."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonFormatter() if log_format == "json" else TextFormatter())
+    handler.addFilter(add_trace_id)
     logging.basicConfig(handlers=[handler], level=level.upper(), force=True)
     for name in ("uvicorn", "uvicorn.error", "uvicorn.access"):
         logger = logging.getLogger(name)

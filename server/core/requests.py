@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, NewType
+
+from server.core.tracing import UNTRACED, Trace
 
 if TYPE_CHECKING:
     from adapters_store.adapter import Fingerprint, Version
@@ -64,7 +66,8 @@ class GenerationRequest(ABC):
 
     The scheduler counts in tokens: those of a text, or the denoising steps of an image. ``max_new_tokens`` is how many
     of them there will be at most; ``token_cost`` what one of them weighs in fair shares, against a token of text or a
-    step of an image of the base's own size."""
+    step of an image of the base's own size. ``admitted_s``, on the engine clock, is where its ``trace`` goes on in the
+    engine."""
 
     id: RequestId
     tenant: str
@@ -77,6 +80,8 @@ class GenerationRequest(ABC):
     deadline_s: float | None
     max_new_tokens: int
     token_cost: float = 1.0
+    trace: Trace = field(default=UNTRACED, compare=False)
+    admitted_s: float = 0.0
 
     @property
     def deadline_ms(self) -> int:

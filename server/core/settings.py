@@ -40,6 +40,15 @@ def _check_redis(value: str) -> str:
     return value
 
 
+def _check_collector(value: str) -> str:
+    url = urlsplit(value)
+    if url.scheme not in ("http", "https") or not url.hostname:
+        raise ValueError("expected the base URL of a collector, such as http://127.0.0.1:4318")
+    if "@" in url.netloc:
+        raise ValueError("expected a URL without a password: OTEL_EXPORTER_OTLP_HEADERS takes one")
+    return value
+
+
 def _parse_auto(value: object) -> object:
     return None if value == "auto" else value
 
@@ -150,6 +159,13 @@ class ServerConfig(BaseModel):
         default=(), repr=False, description="Comma-separated secret:role[:tenant]; environment only."
     )
     allow_insecure_bind: bool = Field(default=False, description="Listen beyond loopback although no API key is set.")
+    otlp_endpoint: Annotated[str, AfterValidator(_check_collector)] | None = Field(
+        default=None,
+        description="Traces go to the OpenTelemetry collector at this URL, by OTLP over HTTP; needs the extra tracing.",
+    )
+    trace_ratio: Annotated[float, BeforeValidator(_no_bool), Field(ge=0, le=1, allow_inf_nan=False)] = Field(
+        default=1.0, description="Share of the requests that is traced, of those whose caller does not decide it."
+    )
     log_format: Literal["text", "json"] = Field(default="text", description="One line of text or of JSON per record.")
     log_level: Literal["debug", "info", "warning", "error"] = Field(default="info", description="Least level logged.")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from server.core.fetches import Fetches
 from server.core.metrics import Metrics
 
 if TYPE_CHECKING:
@@ -15,6 +16,7 @@ class TierMetrics:
 
     def __init__(self, metrics: Metrics) -> None:
         self._metrics = metrics
+        self.fetches = Fetches()
 
     def hit(self, tier: TierName) -> None:
         self._metrics.tier_hits.labels(tier).inc()
@@ -24,6 +26,7 @@ class TierMetrics:
 
     def fetched(self, tier: TierName, seconds: float) -> None:
         self._metrics.switch_seconds.labels("fetch", tier).observe(seconds)
+        self.fetches.note(tier, seconds)
 
     def evicted(self, tier: TierName, num_entries: int) -> None:
         self._metrics.tier_evictions.labels(tier).inc(num_entries)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from server.core.requests import RequestId
 from server.core.steps import New, Reused, StepResult, Survey, SwitchReport, VerifyReport, Work
+from server.core.tracing import Phase
 
 if TYPE_CHECKING:
     from adapters_store.adapter import Fingerprint, Version
@@ -75,6 +76,10 @@ class Residency(Protocol):
     def request(self, blend: Blend, on_done: Callable[[Exception | None], None]) -> None:
         """Start loading a blend that is not the base. Never blocks. ``on_done`` is called once, on any thread, with
         None when every byte is on the host, else with the reason why not."""
+        ...
+
+    def took(self, blend: Blend) -> Phase | None:
+        """The load that ``on_done`` was called for last, until ``release``; None if nobody timed it."""
         ...
 
     def release(self, blend: Blend) -> None:

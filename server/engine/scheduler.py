@@ -178,6 +178,7 @@ class Scheduler:
         for sequence, num_tokens in plan.shares:
             self._groups[sequence.request.blend.key].last_ran = self._num_steps
             sequence.num_cached += num_tokens
+            sequence.num_steps += 1
             sequence.is_mixed |= plan.is_beside(sequence)
             if sequence.id in sampled:
                 sequence.since, sequence.owed_since = self._num_steps, None

@@ -39,6 +39,14 @@ class Parked:
     reason: Reason
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Seated:
+    """It starts, or goes on after a park."""
+
+    sequence: Sequence
+    reused: Reused
+
+
 class Seats:
     """At most ``max_batch`` sequences, as far as their KV fits. Owed ones come first, in the order in which they became
     so; then who was given least."""
@@ -51,7 +59,7 @@ class Seats:
         self._groups = groups
         self.running: list[Sequence] = []  # in the order in which they started
         self.parked: list[Parked] = []  # for whoever counts them
-        self.reused: list[Reused] = []
+        self.seated: list[Seated] = []
         self.failed: list[tuple[Sequence, Exception]] = []  # could not start
 
     def mark_owed(self, ready: Iterable[Group], step: int) -> None:
@@ -158,7 +166,7 @@ class Seats:
         self.running.append(sequence)
         self._group(sequence).waiting.remove(sequence)
         self._group(sequence).running.append(sequence)
-        self.reused.append(reused)
+        self.seated.append(Seated(sequence=sequence, reused=reused))
 
     def _park(self, sequence: Sequence, reason: Reason) -> None:
         self._memory.pause([sequence.id])

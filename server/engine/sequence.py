@@ -13,6 +13,7 @@ from server.engine.messages import EventSink
 
 if TYPE_CHECKING:
     from adapters_store.adapter import Fingerprint
+    from server.engine.course import Course
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -35,6 +36,9 @@ class Sequence(ABC):
     is_charged: bool = False  # for its prompt
     is_mixed: bool = False  # some of it was computed beside another blend
     switch_s: float = 0.0
+    num_steps: int = 0  # that it had a share in
+    num_prefill_steps: int = 0  # until its first token
+    course: Course | None = None  # if it is traced
     started_s: float | None = None  # its first step began
     first_token_s: float | None = None
 
@@ -92,7 +96,7 @@ class Sequence(ABC):
         """One more token."""
         self.num_tokens += 1
         if self.first_token_s is None:
-            self.first_token_s = now
+            self.first_token_s, self.num_prefill_steps = now, self.num_steps
 
     def queue_s(self, now: float) -> float:
         """From arrival to its first step; to ``now`` while it has not begun."""

@@ -66,6 +66,7 @@ class Stepper:
 
     def loaded(self, group: Group, error: Exception | None) -> None:
         """A group's bytes have come, or why they could not."""
+        self._telemetry.loaded(group, self._residency.took(group.blend))
         if isinstance(error, BudgetExceeded) and self._scheduler.find_no_room(group):
             self._residency.release(group.blend)
         elif error is not None:
@@ -87,12 +88,13 @@ class Stepper:
     def fail(self, sequences: Collection[Sequence], error: Exception) -> None:
         for sequence in sequences:
             sequence.sink(FailEvent(error=error))
+        self._telemetry.failed(sequences, error, self._clock.now())
         self._remove(sequences)
 
     def step(self) -> bool:
         """Runs one step; False if there is nothing to run."""
         plan = self._scheduler.plan(self._execution.active)
-        self._telemetry.seated(self._scheduler.seats)
+        self._telemetry.seated(self._scheduler.seats, self._clock.now())
         for sequence, error in self._scheduler.seats.take_failed():
             self.fail([sequence], StepFailed(f"the model failed to start this request: {error}"))
         if plan is None:
@@ -133,6 +135,7 @@ class Stepper:
             return plan.without(plan.sequences)
         for sequence in plan.sequences:
             sequence.switch_s += report.total_s
+        self._telemetry.switched(plan, report, self._clock.now())
         if self._execution.active.key != plan.blend.key:
             problem = f"the weights hold {self._execution.active.key} where {plan.blend.key} was asked for"
             log.error("a switch went wrong: %s", problem)

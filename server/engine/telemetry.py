@@ -1,4 +1,4 @@
-"""What the engine tells Prometheus."""
+"""What the engine tells Prometheus, and of traced requests their traces."""
 
 from __future__ import annotations
 
@@ -8,6 +8,10 @@ from typing import Literal
 
 from server.core.errors import DeadlineUnreachable, ServerError
 from server.core.metrics import Metrics
+from server.core.steps import SwitchReport
+from server.core.tracing import Phase
+from server.engine import course
+from server.engine.group import Group
 from server.engine.image_sequence import ImageSequence
 from server.engine.plan import Plan
 from server.engine.seats import Seats
@@ -35,14 +39,16 @@ class Telemetry:
         if isinstance(error, DeadlineUnreachable):
             self._metrics.deadline_refusals.inc()
 
-    def seated(self, seats: Seats) -> None:
-        """Counts what changed since the last call."""
+    def seated(self, seats: Seats, now: float) -> None:
+        """Tells what changed since the last call."""
         for parked in seats.parked:
             self._metrics.parked.labels(parked.reason).inc()
-        for reused in seats.reused:
-            self._metrics.prefix_tokens.inc(reused.num_tokens)
+            course.note_parked(parked.sequence, parked.reason, now)
+        for seated in seats.seated:
+            self._metrics.prefix_tokens.inc(seated.reused.num_tokens)
+            course.note_seated(seated.sequence, seated.reused, now)
         seats.parked.clear()
-        seats.reused.clear()
+        seats.seated.clear()
 
     def started(self, sequences: Iterable[Sequence], now: float) -> None:
         for sequence in sequences:
@@ -50,7 +56,20 @@ class Telemetry:
             if isinstance(sequence, TextSequence):
                 self._metrics.tokens.labels("prompt").inc(sequence.request.num_prompt_tokens)
 
+    def loaded(self, group: Group, load: Phase | None) -> None:
+        if load is not None:
+            course.note_load(group, load)
+
+    def switched(self, plan: Plan, report: SwitchReport, now: float) -> None:
+        if report.total_s:
+            course.note_switch(plan.sequences, plan.blend, report, now)
+
+    def failed(self, sequences: Iterable[Sequence], error: Exception, now: float) -> None:
+        for sequence in sequences:
+            course.tell(sequence, now, error)
+
     def finished(self, sequence: Sequence, now: float) -> None:
+        course.tell(sequence, now)
         self._metrics.request_switch_seconds.observe(sequence.switch_s)
         if isinstance(sequence, ImageSequence):
             self._metrics.images.inc()

@@ -5,10 +5,13 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from concurrent.futures import Executor, Future
+from time import monotonic
 
 from adapters_store.adapter import Adapter
 from adapters_store.blend import Blend, BlendKey
 from adapters_store.errors import AdapterStoreError, AdapterUnavailable
+from server.core.fetches import Fetches
+from server.core.tracing import Phase
 from server.execution.staging import AdapterSource
 
 log = logging.getLogger(__name__)
@@ -17,32 +20,52 @@ log = logging.getLogger(__name__)
 class StoreResidency:
     """Holds the adapters of every blend between ``request`` and ``release``. Both on the engine thread."""
 
-    def __init__(self, source: AdapterSource, pool: Executor) -> None:
+    def __init__(self, source: AdapterSource, pool: Executor, fetches: Fetches | None = None) -> None:
+        """``fetches``: where the source's observer notes them."""
         self._source = source
         self._pool = pool
+        self._fetches = fetches or Fetches()
         self._loads: dict[BlendKey, Future[list[Adapter]]] = {}
+        self._took: dict[BlendKey, Phase] = {}
 
     def request(self, blend: Blend, on_done: Callable[[Exception | None], None]) -> None:
         """Loads on the pool; ``on_done`` is called there, once. One ``request`` per blend until its ``release``."""
-        self._loads[blend.key] = self._pool.submit(self._load, blend, on_done)
+        self._loads[blend.key] = self._pool.submit(self._load, blend, on_done, monotonic())
+
+    def took(self, blend: Blend) -> Phase | None:
+        """From the request on: a load may have waited for a thread."""
+        return self._took.get(blend.key)
 
     def release(self, blend: Blend) -> None:
         """The bytes are let go now, or as soon as the load under way ends."""
+        self._took.pop(blend.key, None)
         self._loads.pop(blend.key).add_done_callback(self._let_go)
 
-    def _load(self, blend: Blend, on_done: Callable[[Exception | None], None]) -> list[Adapter]:
+    def _load(self, blend: Blend, on_done: Callable[[Exception | None], None], requested_s: float) -> list[Adapter]:
         """The adapters, held; an empty list if one of them cannot be had."""
         held: list[Adapter] = []
+        self._fetches.take()  # of somebody else
         try:
             for version in blend.versions:
                 held.append(self._source.acquire(version))
         except Exception as error:
             for adapter in held:
                 self._source.release(adapter)
+            self._time(blend, requested_s)
             on_done(error if isinstance(error, AdapterStoreError) else _unavailable(blend, error))
             return []
+        self._time(blend, requested_s)
         on_done(None)
         return held
+
+    def _time(self, blend: Blend, requested_s: float) -> None:
+        self._took[blend.key] = Phase(
+            name="load",
+            started_s=requested_s,
+            ended_s=monotonic(),
+            attributes={"shira.blend.key": blend.key, "shira.adapter.versions": blend.versions},
+            parts=self._fetches.take(),
+        )
 
     def _let_go(self, load: Future[list[Adapter]]) -> None:
         if not load.cancelled():

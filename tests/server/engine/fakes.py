@@ -29,6 +29,7 @@ from server.core.steps import (
     VerifyReport,
     Work,
 )
+from server.core.tracing import Phase
 from server.engine.messages import Event, FailEvent, FinishEvent, ProgressEvent, Submit, TextEvent
 
 FINGERPRINT = Fingerprint("sha256:" + "0" * 64)
@@ -216,6 +217,9 @@ class FakeResidency:
         else:
             self.waiting[blend.key] = on_done
         self.requested.set()
+
+    def took(self, blend: Blend) -> Phase | None:
+        return None
 
     def release(self, blend: Blend) -> None:
         self.held.remove(blend.key)
