@@ -63,7 +63,7 @@ def _end(trace: RequestTrace, scope: Scope, status: int) -> None:
             "http.request.method": method,
             "http.route": route,
             "http.response.status_code": status,
-            "url.scheme": scope["scheme"],
+            "url.scheme": scope.get("scheme", "http"),
             "shira.outcome": outcome,
         }
     )
