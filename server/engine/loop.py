@@ -192,7 +192,7 @@ class EngineThread:
     def _describe(self) -> dict[str, Any]:
         return {
             "execution": self._execution.describe(),
-            "kv": self._runner.describe(),
+            "runner": self._runner.describe(),
             "num_waiting": self._scheduler.num_waiting,
             "num_running": self._scheduler.num_running,
             "blends": [

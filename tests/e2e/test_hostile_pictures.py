@@ -124,7 +124,7 @@ def test_readers_who_take_none_of_their_previews_hold_nobody_up_and_little_memor
             stalled.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
             stalled.connect(("127.0.0.1", server.port))
             stalled.sendall(request_bytes(num_inference_steps=16, previews=1, stream=True))
-        wait_until(lambda: state(server)["engine"]["kv"]["num_images"] == MAX_BATCH - 1)
+        wait_until(lambda: state(server)["engine"]["runner"]["num_images"] == MAX_BATCH - 1)
         for _ in range(3):
             pictures.ask("a", height=8, width=8, num_inference_steps=1)
         wait_until(lambda: state(server)["engine"]["num_running"] == 0, timeout_s=90)  # the engine waits for no reader

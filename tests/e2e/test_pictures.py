@@ -173,7 +173,7 @@ def test_a_stream_that_is_closed_stops_being_drawn(pictures: PictureWorld) -> No
         before = metric(pictures.server.client, DENOISED)
         with pictures.server.client.stream("POST", "/generate", json=asked) as answer:
             next(answer.iter_lines())
-        wait_until(lambda: state(pictures.server)["engine"]["kv"]["num_images"] == 0)
+        wait_until(lambda: state(pictures.server)["engine"]["runner"]["num_images"] == 0)
         assert metric(pictures.server.client, DENOISED) - before < 100
 
 
@@ -192,7 +192,7 @@ def test_an_adapter_deleted_while_it_draws_finishes_its_picture_and_is_gone_then
     drawing = threading.Thread(target=lambda: answers.append(pictures.ask("short-lived", num_inference_steps=40)))
     with pictures.nothing_leaks():
         drawing.start()
-        wait_until(lambda: state(server)["engine"]["kv"]["num_images"] == 1)
+        wait_until(lambda: state(server)["engine"]["runner"]["num_images"] == 1)
         server.client.delete("/adapters/short-lived").raise_for_status()
         drawing.join()
         assert answers[0]["receipt"]["adapters"][0]["version"] == version
@@ -243,10 +243,10 @@ def test_a_stop_lets_short_pictures_end_and_tells_the_others(tmp_path: Path) -> 
     with picture_world(tmp_path, "sd", "--drain-s", "1") as world, ThreadPoolExecutor(2) as clients:
         long = body(num_inference_steps=200, num_images=15, stream=True)
         streamed = clients.submit(httpx.post, f"{world.server.client.base_url}/generate", json=long, timeout=60)
-        wait_until(lambda: state(world.server)["engine"]["kv"]["num_images"] == 15)
+        wait_until(lambda: state(world.server)["engine"]["runner"]["num_images"] == 15)
         short = body("a", num_inference_steps=1, height=8, width=8)
         whole = clients.submit(httpx.post, f"{world.server.client.base_url}/generate", json=short, timeout=60)
-        wait_until(lambda: state(world.server)["engine"]["kv"]["num_images"] == 16 or whole.done())
+        wait_until(lambda: state(world.server)["engine"]["runner"]["num_images"] == 16 or whole.done())
         world.server.process.send_signal(signal.SIGTERM)
         assert b64(checked(whole.result()))
         assert sse_events(streamed.result().text)[-1]["error"]["code"] == "draining"

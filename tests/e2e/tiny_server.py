@@ -58,8 +58,8 @@ def is_at_rest(server: LiveServer) -> bool:
     engine = now["engine"]
     return (
         (engine["num_waiting"], engine["num_running"], engine["blends"]) == (0, 0, [])
-        and engine["kv"].get("num_used_pages", 0) == 0
-        and engine["kv"].get("num_images", 0) == 0
+        and engine["runner"].get("num_used_pages", 0) == 0
+        and engine["runner"].get("num_images", 0) == 0
         and now["store"]["claims"] == {}
         and now["store"]["host"]["held_bytes"] == 0
     )
