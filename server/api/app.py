@@ -9,8 +9,8 @@ from server import __version__
 from server.api import adapters, admin, generate, generate_images, health, overlap
 from server.api.auth import Authentication
 from server.api.body_limit import BodyLimit
-from server.api.errors import OUR_FAULTS, ErrorAnswer, install_error_handlers
-from server.api.outcomes import Outcomes
+from server.api.errors import OUR_FAULTS, ErrorAnswer, install_error_handlers, judge
+from server.api.outcomes import GENERATIONS, Outcomes
 from server.api.scratch import clear_scratch
 from server.api.services import Services
 from server.api.stalled_readers import StalledReaders
@@ -30,13 +30,13 @@ def build_api(services: Services) -> FastAPI:
         responses={status: {"model": ErrorAnswer} for status in DOCUMENTED_ERRORS},
         middleware=[  # outermost first
             Middleware(Traces, tracing=services.tracing),
-            Middleware(Outcomes, metrics=services.metrics),
+            Middleware(Outcomes, metrics=services.metrics, judge=judge),
             Middleware(StalledReaders),
             Middleware(Authentication, keys=services.keys, is_loopback=services.config.is_loopback),
             Middleware(BodyLimit, max_upload_bytes=services.config.max_body_bytes),
         ],
     )
-    services.metrics.expect_requests(["/generate"], ["ok", "queue_full", *sorted(OUR_FAULTS)])
+    services.metrics.expect(routes=GENERATIONS, faults=OUR_FAULTS)
     app.state.services = services
     install_error_handlers(app)
     generation = generate if services.base.pictures is None else generate_images

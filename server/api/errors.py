@@ -19,6 +19,7 @@ from starlette.types import Receive, Scope, Send
 from adapters_store import errors as stored
 from server.api.outcomes import OUTCOME
 from server.core import errors as core
+from server.core.metrics import Verdict
 
 MAX_SHOWN_CHARS = 60
 CLIENT_CLOSED_REQUEST = 499  # seen in metrics only: nobody is there to read it
@@ -103,6 +104,7 @@ TABLE: Mapping[type[Exception], Status] = {
 }
 
 OUR_FAULTS = frozenset(row.code for row in TABLE.values() if row.status >= 500) - {"draining"}  # a stop is announced
+REFUSALS = frozenset(row.code for row in TABLE.values() if row.status == 429)
 
 HTTP_CODES: Mapping[int, str] = {400: "invalid_request", 404: "route_not_found"}  # others: the status's own name
 
@@ -114,6 +116,15 @@ def classify(error: Exception) -> Status:
         kind = "not_found_error" if error.status_code == 404 else "invalid_request_error"
         return Status(error.status_code, code, kind if error.status_code < 500 else "server_error")
     return next(TABLE[ancestor] for ancestor in type(error).__mro__ if ancestor in TABLE)
+
+
+def judge(outcome: str) -> Verdict:
+    """What the outcome of a generation says of the server."""
+    if outcome in OUR_FAULTS:
+        return "failed"
+    if outcome in REFUSALS:
+        return "refused"
+    return "ok" if outcome == "ok" else "client"
 
 
 def error_body(error: Exception) -> dict[str, object]:

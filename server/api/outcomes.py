@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from time import perf_counter
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from server.core.metrics import Metrics
+from server.core.metrics import Metrics, Verdict
 
+GENERATIONS = frozenset({"/generate"})
 OUTCOME = "shira.outcome"  # a scope key: set by whoever knows better than the status does
 
 
 class Outcomes:
-    """ASGI middleware, the outermost."""
+    """ASGI middleware, around all that answers. ``judge`` tells what the outcome of a generation says of us."""
 
-    def __init__(self, app: ASGIApp, *, metrics: Metrics) -> None:
+    def __init__(self, app: ASGIApp, *, metrics: Metrics, judge: Callable[[str], Verdict]) -> None:
         self._app = app
         self._metrics = metrics
+        self._judge = judge
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -33,8 +36,10 @@ class Outcomes:
         try:
             await self._app(scope, receive, send_noting)
         finally:
-            route = route_of(scope)
-            self._metrics.requests.labels(route, outcome_of(scope, status)).inc()
+            route, outcome = route_of(scope), outcome_of(scope, status)
+            self._metrics.requests.labels(route, outcome).inc()
+            if route in GENERATIONS:
+                self._metrics.generations.labels(self._judge(outcome)).inc()
             self._metrics.request_seconds.labels(route).observe(perf_counter() - started)
 
 

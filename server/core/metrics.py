@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from threading import Lock
+from typing import Literal, get_args
 
 from prometheus_client import (
     CollectorRegistry,
@@ -19,6 +20,8 @@ from prometheus_client import (
     ProcessCollector,
 )
 from prometheus_client.exposition import generate_latest
+
+Verdict = Literal["ok", "failed", "refused", "client"]
 
 # A bucket ends at most 1.7 times where it begins, so that a quantile read from them is no further off than that.
 SWITCH_BUCKETS_S = (
@@ -88,6 +91,12 @@ class Metrics:
         )
         self.requests = Counter(
             "shira_requests_total", "Requests by route and outcome.", ["route", "outcome"], registry=registry
+        )
+        self.generations = Counter(
+            "shira_generations_total",
+            "Requests for texts or images: answered, failed by our fault, refused (429), or ended by the client's.",
+            ["verdict"],
+            registry=registry,
         )
         self.request_seconds = Histogram(
             "shira_request_seconds",
@@ -199,12 +208,14 @@ class Metrics:
 
         self._start_at_zero()
 
-    def expect_requests(self, routes: Iterable[str], outcomes: Iterable[str]) -> None:
-        """Requests of these routes may end so: counted from 0."""
-        outcomes = list(outcomes)
-        for route in routes:
-            for outcome in outcomes:
+    def expect(self, *, routes: Iterable[str], faults: Iterable[str]) -> None:
+        """Requests of these routes, and uploads, may end in one of these outcomes: counted from 0."""
+        faults = sorted(faults)
+        for route in sorted(routes):
+            for outcome in ("ok", *faults):
                 self.requests.labels(route, outcome)
+        for fault in faults:
+            self.uploads.labels(fault)
 
     def at_scrape(self, refresh: Callable[[], None]) -> None:
         """``refresh`` sets what is cheaper to look up when asked for than to keep. Called on any thread, but never
@@ -220,6 +231,8 @@ class Metrics:
             return text
 
     def _start_at_zero(self) -> None:
+        for verdict in get_args(Verdict):
+            self.generations.labels(verdict)
         for kind in ("fuse", "restore", "exchange", "overwrite"):
             self.switches.labels(kind)
         for tier in ("device", "host", "redis", "disk"):

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from server.core.errors import QueueFull, RequestRejected, StepFailed
 from tests.server.api.rig import error_of, rig
 
 pytestmark = pytest.mark.anyio
@@ -57,6 +58,17 @@ async def test_metrics_count_requests_by_route_template_and_outcome(tmp_path: Pa
         ):
             assert f'shira_requests_total{{outcome="{outcome}",route="{route}"}} 1.0' in text
         assert 'shira_uploads_total{outcome="created"} 1.0' in text
+        assert 'shira_request_seconds_count{route="/adapters"} 1.0' in text
+
+
+async def test_a_generation_is_answered_failed_by_our_fault_refused_or_ended_by_the_client(tmp_path: Path) -> None:
+    async with rig(tmp_path) as server:
+        for error in (StepFailed("broke"), QueueFull(limit=1, retry_after_s=1), RequestRejected("too long"), None):
+            server.engine.script = [error] if error else None
+            await server.client.post("/generate", json={"prompt": "a"})
+        text = (await server.client.get("/metrics")).text
+        for verdict in ("ok", "failed", "refused", "client"):
+            assert f'shira_generations_total{{verdict="{verdict}"}} 1.0' in text
 
 
 async def test_unknown_routes_and_methods_have_the_one_error_shape(tmp_path: Path) -> None:
