@@ -1,53 +1,120 @@
-"""Locust users of a shira-server: text requests whose adapter is drawn from a Zipf distribution.
+"""Locust users of shira servers: texts, pictures, uploads, and with all three a mixed day. Open loop: each request is
+sent at its time in the trace, whoever is still waiting.
 
-Run as its own process (Locust patches the standard library):
-``locust -f loadtest/locustfile.py --host http://127.0.0.1:8000``. The adapters are those the server lists.
-"""
+Run as a process of its own (Locust patches the standard library) by ``python -m loadtest.run``, which writes the folder
+that ``--run-dir`` names: the trace, and the stock of servers, versions and files."""
 
 from __future__ import annotations
 
-import os
-import random
+import time
+from argparse import ArgumentParser
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
 
-from locust import HttpUser, between, events, task
+import gevent
+from gevent.pool import Group
+from locust import User, events, task
+from locust.exception import StopUser
 
-from server.bench_serve.workload import zipf_weights
-
-SEED = int(os.environ.get("LOADTEST_SEED", "0"))
-ZIPF_EXPONENT = float(os.environ.get("LOADTEST_ZIPF", "1.0"))
-KEY = os.environ.get("SHIRA_KEY", "")
-PROMPTS = ["In the beginning", "def read(path):", "The king said", "Once upon a time", "import os"]
-
-
-@events.init.add_listener  # type: ignore[untyped-decorator]
-def seed_everything(**_: object) -> None:
-    random.seed(SEED)
+from loadtest.asking import Asker, http_client
+from loadtest.lives import Lives
+from loadtest.names import Names
+from loadtest.outcomes import Outcome, to_line
+from loadtest.run_files import OUTCOMES, START, STOCK, TRACE
+from loadtest.stock import Stock
+from loadtest.trace import AnyRow, read_trace
 
 
-class TextUser(HttpUser):  # type: ignore[misc]
-    """Waits, picks an adapter (or the base), asks, and checks that the receipt names what was asked for."""
+@events.init_command_line_parser.add_listener  # type: ignore[untyped-decorator]
+def add_options(parser: ArgumentParser) -> None:
+    parser.add_argument("--run-dir", type=Path, required=True)
 
-    wait_time = between(0.05, 0.3)
 
-    def on_start(self) -> None:
-        if KEY:
-            self.client.headers["Authorization"] = f"Bearer {KEY}"
-        listed = self.client.get("/adapters", name="list adapters").json()["adapters"]
-        self.names: list[str | None] = [None, *(adapter["name"] for adapter in listed)]
-        self.weights = zipf_weights(len(self.names), ZIPF_EXPONENT)
+@events.test_start.add_listener  # type: ignore[untyped-decorator]
+def begin(environment: Any, **_: object) -> None:
+    environment.load_test = Run(environment.parsed_options.run_dir)
+
+
+class Run:
+    """What the users of one run share. ``start_s`` is a ``monotonic`` second, also written beside the outcomes."""
+
+    def __init__(self, folder: Path) -> None:
+        stock = Stock.load(folder / STOCK)
+        self.rows = read_trace(folder / TRACE)
+        self.start_s = time.monotonic() + 0.5
+        self.clients = {name: http_client(server.url) for name, server in stock.servers.items()}
+        self._outcomes = (folder / OUTCOMES).open("w", buffering=1)
+        names = {
+            server: Names({name: versions[0] for name, versions in held.versions.items()})
+            for server, held in stock.servers.items()
+        }
+        self.askers = {server: Asker(stock, names[server], start_s=self.start_s) for server in stock.servers}
+        self.lives = {
+            server: Lives(self.clients[server], held, names[server], self.askers[server], start_s=self.start_s)
+            for server, held in stock.servers.items()
+        }
+        self.kinds = {row.kind for row in self.rows}
+        (folder / START).write_text(str(self.start_s))
+
+    def note(self, outcome: Outcome) -> None:
+        self._outcomes.write(to_line(outcome))
+
+
+class PlannedUser(User):  # type: ignore[misc]
+    """One of each kind walks through the rows of its kind, with a greenlet for every request that is under way."""
+
+    abstract = True
+    fixed_count = 1
+    kind: str
 
     @task  # type: ignore[untyped-decorator]
-    def generate(self) -> None:
-        name = random.choices(self.names, self.weights)[0]
-        body = {
-            "prompt": random.choice(PROMPTS),
-            "adapter": [] if name is None else name,
-            "parameters": {"max_new_tokens": random.randint(4, 24)},
-        }
-        with self.client.post("/generate", json=body, name="generate", catch_response=True) as response:
-            if response.status_code != 200:
-                response.failure(f"{response.status_code}: {response.text[:200]}")
-                return
-            applied = [adapter["name"] for adapter in response.json()["receipt"]["adapters"]]
-            if applied != ([] if name is None else [name]):
-                response.failure(f"asked for {name}, got {applied}")
+    def keep_to_the_trace(self) -> None:
+        run: Run = self.environment.load_test
+        under_way = Group()
+        for row in run.rows:
+            if row.kind == self.kind:
+                gevent.sleep(max(run.start_s + row.offset_s - time.monotonic(), 0))
+                under_way.spawn(self._note_all, run, row)
+        under_way.join()
+        run.kinds.discard(self.kind)
+        if not run.kinds:
+            self.environment.runner.quit()
+        raise StopUser
+
+    def ask(self, run: Run, row: Any) -> Iterable[Outcome]:
+        raise NotImplementedError
+
+    def _note_all(self, run: Run, row: AnyRow) -> None:
+        for outcome in self.ask(run, row):
+            run.note(outcome)
+            is_failure = outcome.ending in ("wrong", "lost")
+            self.environment.events.request.fire(
+                request_type=self.kind,
+                name=outcome.action,
+                response_time=outcome.total_s * 1e3,
+                response_length=0,
+                context={},
+                exception=RuntimeError(f"{outcome.ending}: {outcome.detail}") if is_failure else None,
+            )
+
+
+class TextUser(PlannedUser):
+    kind = "text"
+
+    def ask(self, run: Run, row: Any) -> Iterable[Outcome]:
+        return [run.askers["text"].text(run.clients["text"], row)]
+
+
+class ImageUser(PlannedUser):
+    kind = "image"
+
+    def ask(self, run: Run, row: Any) -> Iterable[Outcome]:
+        return [run.askers["pictures"].image(run.clients["pictures"], row)]
+
+
+class UploadUser(PlannedUser):
+    kind = "upload"
+
+    def ask(self, run: Run, row: Any) -> Iterable[Outcome]:
+        return run.lives[row.server].live(row)

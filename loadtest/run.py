@@ -1,38 +1,92 @@
-"""``make loadtest``: start a server, upload the example adapters, run Locust against it, stop the server.
-
-Exits with Locust's code: 0 when no request failed.
-"""
+"""``make loadtest``: servers, adapters, Locust, figures, objectives, report. Exits with 1 if an objective is broken."""
 
 from __future__ import annotations
 
-import argparse
 import os
-import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
+import click
+
+from loadtest.capacity_file import read_capacity
+from loadtest.drawing import draw_trace
+from loadtest.outcomes import write_outcomes
+from loadtest.record import record_of
+from loadtest.report import write_report
+from loadtest.run_files import OUTCOMES, RECORD, SAMPLES, TRACE
+from loadtest.samples import write_samples
+from loadtest.scenario import Scenario, load_scenario
+from loadtest.servers import running_world
+from loadtest.session import Session, run_session
+from loadtest.slo import load_slos
+from loadtest.trace import read_trace, write_trace
 from server.core.config import load_config
-from server.demo.process import example_files, push_examples, running_server
-from server.demo.text import EXAMPLES_BASE
+from server.core.errors import ServerError
 
-ROOT = Path(__file__).parent.parent
+HERE = Path(__file__).parent
+SCENARIO, SLOS = HERE / "scenarios" / "two_minutes.toml", HERE / "slo" / "default.toml"
+OUT = HERE.parent / ".cache" / "loadtest"
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--users", type=int, default=8)
-    parser.add_argument("--seconds", type=int, default=30)
-    parser.add_argument("--seed", type=int, default=0)
-    arguments = parser.parse_args()
-    examples = example_files(ROOT / "examples")
-    with running_server(EXAMPLES_BASE, load_config({}, os.environ).models_path) as client:
-        push_examples(client, examples)
-        command = [sys.executable, "-m", "locust", "-f", str(ROOT / "loadtest" / "locustfile.py"), "--headless"]
-        command += ["--host", str(client.base_url), "--users", str(arguments.users), "--spawn-rate", "4"]
-        command += ["--run-time", f"{arguments.seconds}s", "--only-summary"]
-        environment = {**os.environ, "LOADTEST_SEED": str(arguments.seed)}
-        return subprocess.run(command, env=environment, check=False).returncode
+@click.command(context_settings={"max_content_width": 120})
+@click.argument("scenario_file", metavar="[SCENARIO]", type=click.Path(path_type=Path), default=SCENARIO)
+@click.option("--slo", "slo_file", type=click.Path(path_type=Path), default=SLOS, help="Objectives, TOML.")
+@click.option("--out", type=click.Path(path_type=Path), default=OUT, help="Folder of the report.", show_default=True)
+@click.option("--rate", type=click.FloatRange(min=0, min_open=True), help="Mean arrivals per second.")
+@click.option("--rate-share", type=click.FloatRange(min=0, min_open=True), help="Of the capacity found before.")
+@click.option("--capacity", "capacity_file", type=click.Path(path_type=Path), default=OUT / "capacity.json")
+@click.option("--duration", type=click.FloatRange(min=1), help="Seconds.")
+@click.option("--seed", type=int)
+@click.option("--trace", "trace_file", type=click.Path(path_type=Path), help="Ask this instead of drawing a trace.")
+@click.option("--server-core", type=int, help="Both servers run on this core alone.")
+@click.option("--generator-core", type=int, help="Locust runs on this core alone.")
+def main(  # noqa: PLR0917 - click passes them by name
+    scenario_file: Path,
+    slo_file: Path,
+    out: Path,
+    rate: float | None,
+    rate_share: float | None,
+    capacity_file: Path,
+    duration: float | None,
+    seed: int | None,
+    trace_file: Path | None,
+    server_core: int | None,
+    generator_core: int | None,
+) -> None:
+    """Runs SCENARIO (by default the two-minute one) against servers it starts, and reports."""
+    try:
+        if rate_share is not None:
+            rate = rate_share * read_capacity(capacity_file)
+        scenario = load_scenario(scenario_file).changed(rate_per_s=rate, duration_s=duration, seed=seed)
+        slos = load_slos(slo_file)
+        trace = draw_trace(scenario) if trace_file is None else read_trace(trace_file)
+        with tempfile.TemporaryDirectory(prefix="shira-load-") as scratch:
+            models_dir = load_config({}, os.environ).models_path
+            click.echo(f"{scenario.name}: {len(trace)} requests in {scenario.duration_s:g} s; starting servers")
+            with running_world(scenario, Path(scratch), models_dir, core=server_core) as world:
+                click.echo("servers are ready, adapters uploaded; asking")
+                folder = Path(scratch) / "run"
+                duration_s = max(scenario.duration_s, trace[-1].offset_s if trace else 0)
+                session = run_session(world, trace, slos, folder, duration_s=duration_s, core=generator_core)
+        keep(session, scenario, out)
+    except ServerError as error:
+        raise click.ClickException(str(error)) from error
+    for verdict in session.verdicts:
+        click.echo(str(verdict))
+    click.echo(f"report: {out}/report.html")
+    sys.exit(0 if session.is_held else 1)
+
+
+def keep(session: Session, scenario: Scenario, out: Path) -> None:
+    """The run's own files, and its report."""
+    out.mkdir(parents=True, exist_ok=True)
+    write_trace(session.trace, out / TRACE)
+    write_outcomes(session.outcomes, out / OUTCOMES)
+    write_samples(session.samples, out / SAMPLES)
+    record_of(session, scenario, sys.argv).save(out / RECORD)
+    write_report(out)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

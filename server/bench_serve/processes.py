@@ -29,6 +29,10 @@ class ServerProcess:
         with log.open("wb") as file:
             self._process = subprocess.Popen(command, env=environment, stdout=file, stderr=file)
 
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
     def wait_until_ready(self, url: str) -> None:
         """Until ``url`` answers 200. Raises ServerFailed."""
         deadline = time.monotonic() + READY_TIMEOUT_S

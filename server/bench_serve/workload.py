@@ -104,7 +104,7 @@ def draw(spec: WorkloadSpec, *, seed: int, words: Sequence[str]) -> list[Arrival
     lengths, prompts = _stream(seed, "lengths"), _stream(seed, "prompts")
     arrivals = []
     for at_s, key, adapter in zip(times, keys, adapters, strict=True):
-        num_prompt_tokens = _length(spec.prompt_tokens, lengths)
+        num_prompt_tokens = draw_length(spec.prompt_tokens, lengths)
         arrivals.append(
             Arrival(
                 at_s=at_s,
@@ -112,7 +112,7 @@ def draw(spec: WorkloadSpec, *, seed: int, words: Sequence[str]) -> list[Arrival
                 adapter=adapter,
                 prompt="".join(prompts.choices(words, k=num_prompt_tokens)),
                 num_prompt_tokens=num_prompt_tokens,
-                num_new_tokens=_length(spec.new_tokens, lengths),
+                num_new_tokens=draw_length(spec.new_tokens, lengths),
             )
         )
     return arrivals
@@ -154,6 +154,6 @@ def _times(spec: WorkloadSpec, rng: random.Random) -> list[float] | list[None]:
     return [moments[number // together] for number in range(spec.num_requests)]
 
 
-def _length(lengths: Lengths, rng: random.Random) -> int:
+def draw_length(lengths: Lengths, rng: random.Random) -> int:
     drawn: float = lengths.low * (lengths.high / lengths.low) ** rng.random()
     return min(round(drawn), lengths.high)

@@ -1,0 +1,54 @@
+"""Which version a name may stand for while it is being moved."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from time import monotonic
+
+
+@dataclass(slots=True)
+class _Meaning:
+    version: str
+    since_s: float
+    until_s: float | None = None  # None: still
+
+
+class Names:
+    """Times are ``monotonic`` seconds. May be used from any thread."""
+
+    def __init__(self, versions: Mapping[str, str]) -> None:
+        now_s = monotonic()
+        self._meanings = {name: [_Meaning(version, now_s)] for name, version in versions.items()}
+        self._moves = {name: threading.Lock() for name in versions}
+
+    def possible(self, name: str, *, since_s: float) -> set[str]:
+        """The versions that an answer to a request sent at ``since_s`` and ended now may have run with."""
+        meanings = self._meanings.get(name, [])
+        return {one.version for one in meanings if one.until_s is None or one.until_s >= since_s}
+
+    def add(self, name: str, version: str) -> None:
+        self._meanings[name] = [_Meaning(version, monotonic())]
+        self._moves[name] = threading.Lock()
+
+    def forget(self, name: str) -> None:
+        del self._meanings[name], self._moves[name]
+
+    @contextmanager
+    def moving(self, name: str, choose: Mapping[str, str]) -> Iterator[str]:
+        """One move of a name at a time, to the version that ``choose`` has for the one it stands for now. Within, both
+        are possible."""
+        with self._moves[name]:
+            before = self._meanings[name][-1]
+            version = choose[before.version]
+            self._meanings[name].append(_Meaning(version, monotonic()))
+            yield version
+            before.until_s = monotonic()
+            self._drop_old(name)
+
+    def _drop_old(self, name: str) -> None:
+        """What no request can have been sent for; none waits for an hour."""
+        oldest_s = monotonic() - 3600
+        self._meanings[name] = [one for one in self._meanings[name] if one.until_s is None or one.until_s > oldest_s]

@@ -1,0 +1,67 @@
+"""One run over servers that are up: the trace is asked by Locust, the servers are watched, and all of it is kept."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from loadtest.comparing import Comparison, compare
+from loadtest.figures import figures_of
+from loadtest.locust_process import run_locust
+from loadtest.outcomes import Outcome, read_outcomes
+from loadtest.run_files import OUTCOMES, START, STOCK, TRACE
+from loadtest.samples import Sample
+from loadtest.sampling import sampled
+from loadtest.servers import World
+from loadtest.slo import Slo, Verdict, judge
+from loadtest.trace import Trace, write_trace
+
+SAMPLES_PER_RUN = 720
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Session:
+    """What came of a run. ``audits``: of each server, whether its base is intact."""
+
+    trace: Trace
+    duration_s: float
+    outcomes: list[Outcome]
+    samples: list[Sample]
+    audits: Mapping[str, bool]
+    figures: Mapping[str, float]
+    verdicts: list[Verdict]
+    comparisons: list[Comparison]
+
+    @property
+    def is_held(self) -> bool:
+        return all(verdict.is_met for verdict in self.verdicts)
+
+
+def run_session(
+    world: World, trace: Trace, slos: tuple[Slo, ...], folder: Path, *, duration_s: float, core: int | None = None
+) -> Session:
+    """``core``: the generator runs on that one alone. Raises LocustFailed, ServerFailed."""
+    folder.mkdir(parents=True, exist_ok=True)
+    write_trace(trace, folder / TRACE)
+    world.stock.save(folder / STOCK)
+    before = {name: server.metrics() for name, server in world.servers.items()}
+    every_s = max(duration_s / SAMPLES_PER_RUN, 1.0)
+    with sampled(world.servers, every_s=every_s) as watched:
+        run_locust(folder, duration_s=duration_s, core=core)
+    after = {name: server.metrics() for name, server in world.servers.items()}
+    audits: dict[str, bool] = {name: bool(server.verify()["ok"]) for name, server in world.servers.items()}
+    outcomes = read_outcomes(folder / OUTCOMES)
+    start_s = float((folder / START).read_text())
+    samples = [replace(sample, at_s=sample.at_s - start_s) for sample in watched]
+    figures = figures_of(outcomes, samples, audits, duration_s=duration_s)
+    return Session(
+        trace=trace,
+        duration_s=duration_s,
+        outcomes=outcomes,
+        samples=samples,
+        audits=audits,
+        figures=figures,
+        verdicts=judge(slos, figures),
+        comparisons=compare(outcomes, before.get("text", ""), after.get("text", "")),
+    )
