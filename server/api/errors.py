@@ -95,6 +95,7 @@ TABLE: Mapping[type[Exception], Status] = {
     stored.BlobCorrupt: Status(500, "stored_bytes_corrupt", "server_error"),
     core.Draining: Status(503, "draining", "server_error", retry_after_s=5),
     core.EngineDied: Status(503, "engine_died", "server_error", retry_after_s=10),
+    core.OutOfMemory: Status(503, "out_of_memory", "server_error", retry_after_s=5),
     core.ModelNotLoadable: Status(503, "base_not_ready", "server_error"),
     stored.AdapterUnavailable: Status(503, "adapter_unavailable", "server_error", retry_after_s=5),
     core.DeadlineExceeded: Status(504, "deadline_exceeded", "timeout_error"),

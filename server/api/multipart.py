@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
@@ -108,7 +109,8 @@ class _Parts:
 
     def close(self) -> None:
         for file in self._open.values():
-            file.close()
+            with suppress(OSError):  # it holds what ``flush`` could not write, and said so
+                file.close()
 
     def _begin_part(self) -> None:
         self._num_parts += 1

@@ -10,12 +10,13 @@ from pathlib import Path
 
 import anyio
 
+from adapters_store.errors import StorageFull
 from server.api.services import Services
 
 
 @asynccontextmanager
 async def scratch_directory(services: Services) -> AsyncGenerator[Path, None]:
-    """A directory that is gone afterwards, with all that is in it."""
+    """A directory that is gone afterwards, with all that is in it. Raises StorageFull."""
     directory = await services.workers.quick(_make, services.config.data_dir)
     try:
         yield directory
@@ -31,8 +32,11 @@ def clear_scratch(data_dir: Path) -> None:
 
 def _make(data_dir: Path) -> Path:
     root = _root(data_dir)
-    root.mkdir(parents=True, exist_ok=True)
-    return Path(tempfile.mkdtemp(dir=root))
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        return Path(tempfile.mkdtemp(dir=root))
+    except OSError as error:
+        raise StorageFull(f"the disk refused a directory for the transfer: {error.strerror}") from error
 
 
 def _root(data_dir: Path) -> Path:

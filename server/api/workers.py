@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable
 from functools import partial
 from typing import ParamSpec, TypeVar
 
 from anyio import CapacityLimiter, to_thread
 
+from server.core.errors import OutOfMemory
+
 P = ParamSpec("P")
 T = TypeVar("T")
+
+OUT_OF_MEMORY = (
+    "annot allocate memory",
+    "can't allocate memory",
+    "can't start new thread",
+)  # torch's words, and Python's
 
 NUM_QUICK = 16  # look-ups
 NUM_TOKENISING = 1  # a tokenizer serves one at a time
@@ -19,7 +28,9 @@ NUM_WAITING = 32  # deletes that wait for requests to end
 
 
 class Workers:
-    """Belongs to one event loop. A call is finished even when the request that made it is cancelled meanwhile."""
+    """Belongs to one event loop. A call is finished even when the request that made it is cancelled meanwhile.
+
+    All raise OutOfMemory instead of the many errors that say so, a thread that cannot be started among them."""
 
     def __init__(self) -> None:
         self._quick = CapacityLimiter(NUM_QUICK)
@@ -29,16 +40,33 @@ class Workers:
         self._waiting = CapacityLimiter(NUM_WAITING)
 
     async def quick(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        return await to_thread.run_sync(partial(call, *args, **kwargs), limiter=self._quick)
+        return await _run(partial(call, *args, **kwargs), self._quick)
 
     async def tokenising(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        return await to_thread.run_sync(partial(call, *args, **kwargs), limiter=self._tokenising)
+        return await _run(partial(call, *args, **kwargs), self._tokenising)
 
     async def encoding(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        return await to_thread.run_sync(partial(call, *args, **kwargs), limiter=self._encoding)
+        return await _run(partial(call, *args, **kwargs), self._encoding)
 
     async def heavy(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        return await to_thread.run_sync(partial(call, *args, **kwargs), limiter=self._heavy)
+        return await _run(partial(call, *args, **kwargs), self._heavy)
 
     async def waiting(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        return await to_thread.run_sync(partial(call, *args, **kwargs), limiter=self._waiting)
+        return await _run(partial(call, *args, **kwargs), self._waiting)
+
+
+async def _run(call: Callable[[], T], limiter: CapacityLimiter) -> T:
+    try:
+        return await to_thread.run_sync(call, limiter=limiter)
+    except Exception as error:
+        if is_out_of_memory(error):
+            raise OutOfMemory("the server has no memory for this now; try again later") from error
+        raise
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    if isinstance(error, OSError):
+        return error.errno == errno.ENOMEM
+    if isinstance(error, RuntimeError):
+        return any(sign in str(error) for sign in OUT_OF_MEMORY)
+    return isinstance(error, MemoryError)

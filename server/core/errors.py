@@ -15,6 +15,7 @@
     ├── SwitchFailed         a blend could not be made active; the base was restored
     ├── StepFailed           the model failed while it ran this request; others go on
     ├── ModelNotLoadable     the base model cannot be loaded: says why and what to do
+    ├── OutOfMemory          the machine has no memory for this now; others go on
     └── EngineDied           the engine thread ended: the process is not healthy
 """
 
@@ -84,6 +85,10 @@ class StepFailed(ServerError):
 
 
 class ModelNotLoadable(ServerError):
+    pass
+
+
+class OutOfMemory(ServerError):
     pass
 
 
