@@ -6,7 +6,7 @@ import json
 import platform
 import statistics
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -73,11 +73,23 @@ def _as_json(report: Report) -> dict[str, Any]:
                 "base": trial.base.name,
                 "digest_before": trial.digest_before,
                 "digest_after": trial.digest_after,
-                "phases": [asdict(phase) | {"sent": phase.counts.sent} for phase in trial.phases],
+                "phases": [_phase_as_json(phase) for phase in trial.phases],
                 "problems": trial.problems,
             }
             for trial in report.trials
         ],
+    }
+
+
+def _phase_as_json(phase: Phase) -> dict[str, Any]:
+    return {
+        "name": phase.name,
+        "what": phase.what,
+        "seconds": round(phase.seconds, 1),
+        "sent": phase.counts.sent,
+        **{str(outcome): phase.counts[outcome] for outcome in Outcome},
+        "refused_with": dict(phase.refusals),
+        "recovery_s": [round(seconds, 2) for seconds in phase.recovery_s],
     }
 
 

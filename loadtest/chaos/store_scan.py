@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from adapters_store.catalog import Catalog
@@ -40,6 +41,10 @@ def scan_store(root: Path) -> list[str]:
 
 
 def leftovers(root: Path) -> list[str]:
-    """Temporary files. Of a running server only while nothing is on its way."""
-    found = [path for folder in ("tmp", "scratch") for path in (root / folder).rglob("*")]
-    return [f"{path.relative_to(root)} was left behind" for path in found]
+    """Temporary files and folders. Of a running server only while nothing is on its way."""
+    return [
+        f"{Path(folder, name).relative_to(root)} was left behind"
+        for place in ("tmp", "scratch")
+        for folder, folders, files in os.walk(root / place)  # which bears that they go meanwhile
+        for name in (*folders, *files)
+    ]
