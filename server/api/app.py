@@ -27,6 +27,7 @@ def build_api(services: Services) -> FastAPI:
         version=__version__,
         description="Sparse adapters switched exactly over one base model.",
         redoc_url=None,
+        telemetry={"tracing": False, "metrics": False, "logs": False, "auto_configure": False},  # it may quote prompts
         responses={status: {"model": ErrorAnswer} for status in DOCUMENTED_ERRORS},
         middleware=[  # outermost first
             Middleware(Traces, tracing=services.tracing),

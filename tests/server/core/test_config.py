@@ -33,6 +33,8 @@ WRONG = {
     "drain_s": "nan",
     "api_keys_file": "/nowhere/keys.toml",
     "allow_insecure_bind": "perhaps",
+    "otlp_endpoint": "collector:4318",
+    "trace_ratio": "1.5",
     "log_format": "xml",
     "log_level": "loud",
 }
