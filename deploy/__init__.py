@@ -1,0 +1,1 @@
+"""What runs the server in production, and the code that makes and checks it."""

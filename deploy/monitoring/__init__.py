@@ -1,0 +1,1 @@
+"""The dashboards as code, and the tools that check them."""
