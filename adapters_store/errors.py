@@ -14,6 +14,7 @@
     ├── BlobCorrupt                stored bytes do not match their digest
     ├── BlendRejected              the blend itself is not possible (limit, range of the dtype, fusion)
     ├── BudgetExceeded             does not fit the tier's byte budget, even with everything else evicted
+    ├── NeverFits                  would not even if nobody held anything
     ├── StorageFull                the disk refused the write; nothing was left behind
     ├── DataDirLocked              another process owns the data directory
     ├── EmbeddedRedisUnavailable   no Redis-protocol server can be started on this machine
@@ -101,6 +102,13 @@ class BlendRejected(AdapterStoreError):
 class BudgetExceeded(AdapterStoreError):
     def __init__(self, what: str, *, needed_bytes: int, budget_bytes: int, held_bytes: int) -> None:
         super().__init__(f"{what} needs {needed_bytes} bytes; the budget is {budget_bytes}, {held_bytes} are held")
+
+
+class NeverFits(AdapterStoreError):
+    """More bytes than the whole budget: waiting for others to let go is in vain."""
+
+    def __init__(self, what: str, *, needed_bytes: int, budget_bytes: int) -> None:
+        super().__init__(f"{what} needs {needed_bytes} bytes; the whole budget is {budget_bytes}")
 
 
 class StorageFull(AdapterStoreError):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Set
+from collections.abc import Callable, Sequence, Set
 from dataclasses import dataclass
 from threading import Lock
 from time import perf_counter
@@ -198,6 +198,12 @@ class AdapterStore:
         Raises AdapterUnavailable (the bytes cannot be had now), BlobCorrupt (the disk's are damaged, and there are no
         others), BudgetExceeded."""
         return self._supply.acquire(version)
+
+    def check_fits(self, versions: Sequence[Version]) -> None:
+        """Raises NeverFits if host memory could not hold them all at once, even if it held nothing else.
+
+        Raises AdapterUnavailable, BlobCorrupt."""
+        self._host.check_fits([self._supply.load(version) for version in versions])
 
     def release(self, adapter: Adapter) -> None:
         """Ends the hold of one ``acquire``."""

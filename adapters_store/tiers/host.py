@@ -6,7 +6,7 @@ adapter is resident when both of its entries are.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from threading import Lock
 from typing import Literal, NamedTuple
@@ -14,6 +14,7 @@ from typing import Literal, NamedTuple
 from torch import Tensor
 
 from adapters_store.adapter import Adapter, Digest, Fingerprint, IndexSet, Version
+from adapters_store.errors import NeverFits
 from adapters_store.tiers.lru import ByteBudgetCache
 from adapters_store.tiers.observer import TierObserver
 
@@ -80,6 +81,13 @@ class HostTier:
                     self._cache.pin(key)
         self.tell()
         return _adapter(values, index_set)
+
+    def check_fits(self, adapters: Sequence[Adapter]) -> None:
+        """Raises NeverFits if they do not fit together in the whole budget."""
+        index_sets = {adapter.index_set.digest: adapter.index_set.num_bytes for adapter in adapters}
+        needed = sum(adapter.num_bytes for adapter in adapters) + sum(index_sets.values())
+        if needed > self._cache.budget_bytes:
+            raise NeverFits("the host tier", needed_bytes=needed, budget_bytes=self._cache.budget_bytes)
 
     def release(self, adapter: Adapter) -> None:
         self._cache.release(_Key("values", adapter.version))

@@ -100,6 +100,7 @@ TABLE: Mapping[type[Exception], Status] = {
     stored.AdapterUnavailable: Status(503, "adapter_unavailable", "server_error", retry_after_s=5),
     core.DeadlineExceeded: Status(504, "deadline_exceeded", "timeout_error"),
     stored.BudgetExceeded: Status(507, "budget_exceeded", "server_error"),
+    stored.NeverFits: Status(507, "budget_exceeded", "server_error"),
     stored.StorageFull: Status(507, "storage_full", "server_error"),
     Exception: Status(500, "internal_error", "server_error"),
 }

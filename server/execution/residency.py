@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, Future
 from time import monotonic
+from typing import Protocol
 
-from adapters_store.adapter import Adapter
+from adapters_store.adapter import Adapter, Version
 from adapters_store.blend import Blend, BlendKey
-from adapters_store.errors import AdapterStoreError, AdapterUnavailable
+from adapters_store.errors import AdapterStoreError, AdapterUnavailable, BudgetExceeded
 from server.core.fetches import Fetches
 from server.core.tracing import Phase
 from server.execution.staging import AdapterSource
@@ -17,10 +18,16 @@ from server.execution.staging import AdapterSource
 log = logging.getLogger(__name__)
 
 
+class BlendSource(AdapterSource, Protocol):
+    def check_fits(self, versions: Sequence[Version]) -> None:
+        """Raises NeverFits if they could not all be held at once, even if nothing else was."""
+        ...
+
+
 class StoreResidency:
     """Holds the adapters of every blend between ``request`` and ``release``. Both on the engine thread."""
 
-    def __init__(self, source: AdapterSource, pool: Executor, fetches: Fetches | None = None) -> None:
+    def __init__(self, source: BlendSource, pool: Executor, fetches: Fetches | None = None) -> None:
         """``fetches``: where the source's observer notes them."""
         self._source = source
         self._pool = pool
@@ -46,8 +53,7 @@ class StoreResidency:
         held: list[Adapter] = []
         self._fetches.take()  # of somebody else
         try:
-            for version in blend.versions:
-                held.append(self._source.acquire(version))
+            self._acquire_all(blend, held)
         except Exception as error:
             for adapter in held:
                 self._source.release(adapter)
@@ -57,6 +63,15 @@ class StoreResidency:
         self._time(blend, requested_s)
         on_done(None)
         return held
+
+    def _acquire_all(self, blend: Blend, held: list[Adapter]) -> None:
+        """Raises NeverFits rather than BudgetExceeded where others letting go would not help."""
+        try:
+            for version in blend.versions:
+                held.append(self._source.acquire(version))
+        except BudgetExceeded:
+            self._source.check_fits(blend.versions)
+            raise
 
     def _time(self, blend: Blend, requested_s: float) -> None:
         self._took[blend.key] = Phase(

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from queue import Queue
 from threading import Event
 
@@ -9,7 +10,11 @@ import pytest
 
 from adapters_store.adapter import Adapter, Version
 from adapters_store.blend import STEPWISE_METHODS, Blend, BlendMember, Fusion, StepwiseMethod
-from adapters_store.errors import AdapterUnavailable
+from adapters_store.errors import AdapterUnavailable, BudgetExceeded, NeverFits
+from adapters_store.format import ParsedUpload
+from adapters_store.store import AdapterStore
+from adapters_store.store_config import StoreConfig
+from adapters_store.tiers.redis_settings import RedisSettings
 from server.execution.residency import StoreResidency
 from tests.server.execution.world import Shelf, make_adapter
 
@@ -47,6 +52,30 @@ def test_a_load_that_fails_holds_nothing_and_says_why(pool: ThreadPoolExecutor) 
     residency.release(blend)
     pool.shutdown(wait=True)
     assert set(shelf.held.values()) == {0}
+
+
+def test_a_blend_that_needs_more_than_the_whole_budget_is_refused_while_others_hold_theirs(
+    pool: ThreadPoolExecutor, tmp_path: Path
+) -> None:
+    """Found by ``make chaos``: it waited for others to let go, for as long as its deadline, and in vain."""
+    adapters = [make_adapter(seed) for seed in (1, 2, 3)]
+    sizes = [adapter.num_bytes + adapter.index_set.num_bytes for adapter in adapters]
+    config = StoreConfig(data_dir=tmp_path, host_budget_bytes=sum(sizes[:2]) - 1, redis=RedisSettings(mode="off"))
+    store, answers = AdapterStore(config), Queue[Exception | None]()
+    residency = StoreResidency(store, pool)
+    for number, adapter in enumerate(adapters):
+        parsed = ParsedUpload(adapter=adapter, card=None, base_verified=True)
+        store.put(parsed, tenant="default", name=f"a{number}")
+
+    def asked_for(*wanted: Adapter) -> Exception | None:
+        members = tuple(BlendMember(version=adapter.version, scale=1.0) for adapter in wanted)
+        residency.request(Blend(members=members), answers.put)
+        return answers.get(timeout=10)
+
+    assert asked_for(adapters[2]) is None
+    assert isinstance(asked_for(adapters[0]), BudgetExceeded)  # fits once the third is let go
+    assert isinstance(asked_for(adapters[0], adapters[1]), NeverFits)
+    store.close()
 
 
 class SlowShelf(Shelf):

@@ -105,6 +105,9 @@ class Shelf:
         self.held[version] += 1
         return self.adapters[version]
 
+    def check_fits(self, versions: Sequence[Version]) -> None:
+        pass
+
     def release(self, adapter: Adapter) -> None:
         self.held[adapter.version] -= 1
         assert self.held[adapter.version] >= 0
