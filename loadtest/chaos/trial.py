@@ -20,7 +20,7 @@ from time import monotonic
 
 from loadtest.chaos import audit
 from loadtest.chaos.alias_book import AliasBook, upload_of
-from loadtest.chaos.bases import Base
+from loadtest.chaos.bases import Base, Upload
 from loadtest.chaos.ledger import Counts, Ledger
 from loadtest.chaos.store_scan import leftovers, scan_store
 from loadtest.chaos.traffic import Load, traffic
@@ -67,6 +67,7 @@ class Trial:
         self.phases: list[Phase] = []
         self.problems: list[str] = []
         self.uploads = base.uploads(directory / "uploads", seed=settings.seed)
+        self.others: list[Upload] = []  # which the fault itself uploads
         self.stable = {f"stable-{number}": self.uploads[4 * number].version for number in range(NUM_STABLE)}
         self.digest_before = self.digest_after = ""
         self._before: audit.Before | None = None
@@ -146,7 +147,9 @@ class Trial:
 
     def check_names(self, live: LiveServer, *, lightly: bool = False) -> None:
         """All that was acknowledged; ``lightly`` downloads a few only."""
-        for problem in audit.lost_names(live, self.book, self.uploads, dice=self.dice if lightly else None):
+        for problem in audit.lost_names(
+            live, self.book, [*self.uploads, *self.others], dice=self.dice if lightly else None
+        ):
             self.ledger.lose(problem)
         with suppress(AssertionError):  # what a transfer used goes just after its last byte
             wait_until(lambda: not leftovers(live.data_dir), LEFTOVERS_GONE_S)

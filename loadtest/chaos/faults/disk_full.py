@@ -7,6 +7,7 @@ from contextlib import ExitStack
 from time import monotonic
 
 from loadtest.chaos.alias_book import Change, deletion, move_to, upload_of
+from loadtest.chaos.bases import saved
 from loadtest.chaos.ledger import Outcome
 from loadtest.chaos.room import PAGE_BYTES, FullDisk, Room, ShortFiles, can_mount, mounted
 from loadtest.chaos.sender import Reply, Sender
@@ -59,6 +60,8 @@ def _recover(trial: Trial, live: LiveServer, phase: Phase) -> None:
 def _page_by_page(trial: Trial, live: LiveServer, room: Room, most_pages: int, phase: Phase) -> None:
     """Each write of an upload, and that of a name alone, is the one that finds no room."""
     fates: Counter[str] = Counter()
+    fresh = saved(trial.base.adapter(seed=500, sparsity=trial.base.sparsity), trial.directory / "fresh.safetensors")
+    trial.others.append(fresh)  # in the store for as long as its name, so that every part is written each time
     with Sender(str(live.client.base_url), trial.ledger) as sender:
         old, new = trial.uploads[0].version, trial.uploads[1].version
         for number in (0, 1):
@@ -68,7 +71,7 @@ def _page_by_page(trial: Trial, live: LiveServer, room: Room, most_pages: int, p
             room.leave(pages * PAGE_BYTES)
             name = f"pages-{pages}"
             for what, reply in (
-                ("upload", _upload(trial, sender, name, pages % len(trial.uploads))),
+                ("upload", _noted(trial, name, upload_of(fresh.version), sender.upload(name, fresh.path))),
                 (
                     "move",
                     _noted(trial, "moved", move_to((old, new)[pages % 2]), sender.move("moved", (old, new)[pages % 2])),

@@ -15,7 +15,7 @@ from loadtest.chaos.alias_book import deletion, upload_of
 from loadtest.chaos.bases import Upload, saved
 from loadtest.chaos.ledger import Outcome
 from loadtest.chaos.sender import Sender
-from loadtest.chaos.traffic import of_blend
+from loadtest.chaos.traffic import DEADLINE_MS, of_blend
 from loadtest.chaos.trial import Phase, Trial
 from tests.e2e.live_server import LiveServer
 
@@ -31,7 +31,7 @@ def run(trial: Trial) -> None:
         saved(trial.base.adapter(seed=900 + number, sparsity=SPARSITY), trial.directory / f"heavy-{number}.safetensors")
         for number in range(NUM_HEAVY)
     ]
-    trial.uploads += heavy
+    trial.others += heavy
     size = max(upload.path.stat().st_size for upload in heavy)
     with _memory_group() as group:
         options = ("--host-budget-bytes", str(max(MIN_BUDGET_BYTES, 3 * size // 2)))
@@ -66,7 +66,7 @@ def _use_heavy(trial: Trial, live: LiveServer, heavy: list[Upload], phase: Phase
                 trial.book.leave_open(name, upload_of(version))
             fates[f"upload {reply.code or reply.outcome}"] += 1
         for blend in blends:
-            reply = sender.generate(trial.base.body(list(blend)), of_blend(blend))
+            reply = sender.generate(trial.base.body(list(blend), deadline_ms=DEADLINE_MS), of_blend(blend))
             fates[f"blend of {len(blend)} {reply.code or reply.outcome}"] += 1
         for name in names:
             reply = sender.delete(name)
@@ -129,9 +129,9 @@ class _Group:
         (self._path / "memory.limit_in_bytes").write_text(str(num_bytes))
 
     def used_bytes(self) -> int:
-        """Without the page cache, which the kernel can take back."""
+        """What it cannot do without: not the rest of the page cache, which the kernel can take back."""
         stat = dict(line.split() for line in (self._path / "memory.stat").read_text().splitlines())
-        return int(stat["rss"])
+        return int(stat["rss"]) + int(stat["mapped_file"])
 
     def num_hits(self) -> int:
         return int((self._path / "memory.failcnt").read_text())

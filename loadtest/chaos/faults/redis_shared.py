@@ -31,20 +31,20 @@ def run(trial: Trial) -> None:
             _wait_for_links(lives, up=False)
             trial.hold()
             valkey.start()
-            _recovered(trial, lives, phase)
+            _recovered(trial, valkey, lives, phase)
         with _under_load(trial, lives, "replaced", "an empty Redis in its place at once") as phase:
             valkey.stop()
             valkey.start()
-            _recovered(trial, lives, phase)
+            _recovered(trial, valkey, lives, phase)
         with _under_load(trial, lives, "emptied", "FLUSHALL") as phase:
             valkey.flush()
-            _recovered(trial, lives, phase)
+            _recovered(trial, valkey, lives, phase)
         with _under_load(trial, lives, "frozen", "SIGSTOP for a while, then SIGCONT") as phase:
             valkey.freeze()
             _wait_for_links(lives, up=False)
             trial.hold()
             valkey.thaw()
-            _recovered(trial, lives, phase)
+            _recovered(trial, valkey, lives, phase)
         with _under_load(trial, lives, "full", "maxmemory 1 byte above nothing, noeviction; then room again") as phase:
             with redis.Redis(port=valkey.port) as client:
                 client.config_set("maxmemory", 1)
@@ -53,13 +53,13 @@ def run(trial: Trial) -> None:
                 client.config_set("maxmemory", 0)
             phase.what += f"; Redis refused {refused} commands"
             trial.expect(refused > 0, "Redis was never full")
-            _recovered(trial, lives, phase)
+            _recovered(trial, valkey, lives, phase)
         what = f"every packet {DELAY_S * 1e3:.0f} ms late, one in {proxy.stall_every} by {STALL_S:g} s"
         with _under_load(trial, lives, "slow", what) as phase:
             proxy.delay_s, proxy.stall_s = DELAY_S, STALL_S
             trial.hold()
             proxy.delay_s = proxy.stall_s = 0.0
-            _recovered(trial, lives, phase)
+            _recovered(trial, valkey, lives, phase)
         trial.finish(*lives)
 
 
@@ -77,10 +77,18 @@ def _under_load(trial: Trial, lives: Sequence[LiveServer], name: str, what: str)
     trial.expect(phase.counts[Outcome.REFUSED] == 0, f"Redis {name}: refused {dict(phase.refusals)}, expected nothing")
 
 
-def _recovered(trial: Trial, lives: Sequence[LiveServer], phase: Phase) -> None:
+def _recovered(trial: Trial, valkey: SharedRedis, lives: Sequence[LiveServer], phase: Phase) -> None:
     started_s = monotonic()
     _wait_for_links(lives, up=True)
+    wait_until(lambda: _is_filled(valkey, trial))
     trial.recovered(phase, monotonic() - started_s, limit_s=LINK_BACK_S)
+
+
+def _is_filled(valkey: SharedRedis, trial: Trial) -> bool:
+    """It knows the names that stay: what was emptied is filled again."""
+    with redis.Redis(port=valkey.port) as client:
+        tables = list(client.scan_iter("shira:*:aliases"))
+        return any(all(client.hexists(table, f"default/{name}") for name in trial.stable) for table in tables)
 
 
 def _wait_for_links(lives: Sequence[LiveServer], *, up: bool) -> None:

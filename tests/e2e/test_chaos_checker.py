@@ -1,0 +1,211 @@
+"""The checker of ``make chaos`` finds what is lost: defects made on purpose, each reported for what it is."""
+
+from __future__ import annotations
+
+import json
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from loadtest.chaos import audit
+from loadtest.chaos.alias_book import ABSENT, AliasBook, AliasState, deletion, move_to, upload_of
+from loadtest.chaos.bases import tiny
+from loadtest.chaos.ledger import Ledger, Outcome
+from loadtest.chaos.report import Report, table, write_report
+from loadtest.chaos.sender import Sender, nothing_wrong
+from loadtest.chaos.store_scan import scan_store
+from loadtest.chaos.traffic import of_blend
+from loadtest.chaos.trial import Settings, Trial
+from tests.e2e.live_server import LiveServer
+
+DONE = b"data: [DONE]\n\n"
+OK_STREAM = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\nconnection: close\r\n\r\n"
+
+
+@contextmanager
+def server_that_says(answer: bytes) -> Iterator[str]:
+    """To the one request it takes; then it hangs up."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def serve() -> None:
+            connection, _ = listener.accept()
+            with connection:
+                connection.recv(65536)
+                connection.sendall(answer)
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+        thread.join()
+
+
+def said(status: int, body: object) -> bytes:
+    text = json.dumps(body).encode()
+    return b"HTTP/1.1 %d X\r\ncontent-length: %d\r\n\r\n%s" % (status, len(text), text)
+
+
+def outcome_of(answer: bytes, ledger: Ledger, *, stream: bool = False) -> Outcome:
+    with server_that_says(answer) as url, Sender(url, ledger) as sender:
+        return sender.generate({"stream": stream}, of_blend({"a": "v1"})).outcome
+
+
+def error(code: str) -> dict[str, object]:
+    return {"error": {"type": "server_error", "code": code, "message": "m", "param": None}}
+
+
+def receipt(version: str) -> dict[str, object]:
+    return {"text": "", "receipt": {"adapters": [{"name": "a", "version": version}]}}
+
+
+@pytest.mark.parametrize(
+    ("answer", "outcome"),
+    [
+        (said(200, receipt("v1")), Outcome.ANSWERED),
+        (said(200, receipt("v2")), Outcome.WRONG),
+        (said(507, error("storage_full")), Outcome.REFUSED),
+        (said(503, error("storage_full")), Outcome.WRONG),
+        (said(507, error("made_up")), Outcome.WRONG),
+        (said(500, error("internal_error")), Outcome.WRONG),
+        (said(503, "busy"), Outcome.WRONG),
+        (b"", Outcome.LOST),
+    ],
+)
+def test_an_answer_is_what_was_asked_for_or_a_documented_error_or_it_is_told(answer: bytes, outcome: Outcome) -> None:
+    ledger = Ledger()
+    assert outcome_of(answer, ledger) is outcome
+    counts, _ = ledger.take_counts()
+    assert counts == {outcome: 1}
+    assert bool(ledger.incidents) == (outcome in (Outcome.LOST, Outcome.WRONG))
+
+
+def test_a_stream_that_ends_before_its_end_is_lost() -> None:
+    ledger = Ledger()
+    event = b'data: {"text": "x"}\n\n'
+    last = b"data: " + json.dumps(receipt("v1")).encode() + b"\n\n"
+    refusal = b"data: " + json.dumps(error("draining")).encode() + b"\n\n"
+    assert outcome_of(OK_STREAM + event + last + DONE, ledger, stream=True) is Outcome.ANSWERED
+    assert outcome_of(OK_STREAM + event + refusal, ledger, stream=True) is Outcome.REFUSED
+    assert outcome_of(OK_STREAM + event, ledger, stream=True) is Outcome.LOST
+    assert outcome_of(OK_STREAM + event + last, ledger, stream=True) is Outcome.LOST
+
+
+def test_only_a_fault_that_is_on_excuses_a_connection_that_ends() -> None:
+    ledger = Ledger()
+    assert ledger.of_broken_connection(sent_at=1.0, was_connected=False) is Outcome.LOST
+    ledger.expect_down()
+    assert ledger.of_broken_connection(sent_at=1.0, was_connected=True) is Outcome.CUT
+    assert ledger.of_broken_connection(sent_at=1.0, was_connected=False) is Outcome.TURNED_AWAY
+    ledger.expect_running()
+    ledger.expect_stopping()
+    assert ledger.of_broken_connection(sent_at=1.0, was_connected=True) is Outcome.LOST  # long before the signal
+    assert ledger.of_broken_connection(sent_at=float("inf"), was_connected=True) is Outcome.TURNED_AWAY
+
+
+def test_a_change_that_was_cut_may_have_happened_or_not_and_an_acknowledged_one_has() -> None:
+    book = AliasBook()
+    book.acknowledge("x", upload_of("v1"))
+    book.leave_open("x", upload_of("v2"))
+    one, both = AliasState(version="v1", history=("v1",)), AliasState(version="v2", history=("v1", "v2"))
+    assert book.states("x") == {one, both}
+    assert not book.observe("x", ABSENT)
+    assert book.observe("x", both)
+    assert not book.observe("x", one)  # it was seen to have happened
+    book.acknowledge("x", move_to("v1"))
+    assert book.certain("x") == AliasState(version="v1", history=("v1", "v2"))
+    book.acknowledge("x", deletion)
+    assert not book.observe("x", both)
+    assert book.observe("x", ABSENT)
+
+
+def test_a_revision_that_is_not_above_the_one_before_is_told() -> None:
+    book = AliasBook()
+    assert [book.observe_revision("x", revision) for revision in (1, 2, 2, 1)] == [True, True, False, False]
+
+
+@pytest.fixture(scope="module")
+def trial(tmp_path_factory: pytest.TempPathFactory) -> Trial:
+    directory = tmp_path_factory.mktemp("checker")
+    return Trial("defect", tiny(directory), directory / "trial", Settings())
+
+
+@pytest.fixture(scope="module")
+def live(trial: Trial) -> Iterator[LiveServer]:
+    with trial.server("data") as live:
+        trial.begin(live)
+        yield live
+
+
+def uploaded(trial: Trial, live: LiveServer, name: str, number: int) -> None:
+    with Sender(str(live.client.base_url), trial.ledger) as sender:
+        assert sender.upload(name, trial.uploads[number].path, nothing_wrong).outcome is Outcome.ANSWERED
+    trial.book.acknowledge(name, upload_of(trial.uploads[number].version))
+
+
+def lost(trial: Trial, live: LiveServer) -> list[str]:
+    return audit.lost_names(live, trial.book, trial.uploads, dice=None)
+
+
+@pytest.mark.slow
+def test_what_is_taken_away_behind_the_ledgers_back_is_reported_as_lost(trial: Trial, live: LiveServer) -> None:
+    uploaded(trial, live, "taken", 1)
+    uploaded(trial, live, "moved", 2)
+    uploaded(trial, live, "revived", 3)
+    trial.book.acknowledge("revived", deletion)
+    live.client.delete("/adapters/revived").raise_for_status()
+    assert lost(trial, live) == []
+    live.client.delete("/adapters/taken").raise_for_status()
+    live.push("moved", trial.uploads[1].path)
+    live.push("revived", trial.uploads[1].path)
+    live.push("unknown", trial.uploads[1].path)
+    problems = lost(trial, live)
+    for name in ("taken", "moved", "revived"):
+        assert any(problem.startswith(f"{name}: expected one of") for problem in problems), problems
+    assert any(problem.startswith("the list says") and "unknown" in problem for problem in problems)
+    trial.check_names(live)
+    counts, _ = trial.ledger.take_counts()
+    assert counts[Outcome.LOST] >= 4
+    for name in ("taken", "moved", "revived", "unknown"):
+        live.client.delete(f"/adapters/{name}")
+        trial.book.possible.pop(name, None)
+
+
+@pytest.mark.slow
+def test_another_answer_or_digest_is_reported(trial: Trial, live: LiveServer) -> None:
+    before = audit.describe(live, trial.base, ["stable-0"])
+    assert audit.differences(before, before) == []
+    other = audit.Before(digest="sha256:0", answers={**before.answers} | {"stable-0": "something else"})
+    assert len(audit.differences(other, before)) == 2
+
+
+@pytest.mark.slow
+def test_a_file_that_is_gone_spoilt_or_left_behind_is_found_and_the_report_says_so(
+    trial: Trial, live: LiveServer, tmp_path: Path
+) -> None:
+    assert live.stop() == 0
+    assert scan_store(live.data_dir) == []
+    gone, spoilt, *_ = sorted((live.data_dir / "adapters" / "values").iterdir())
+    gone.unlink()
+    data = bytearray(spoilt.read_bytes())
+    data[-1] ^= 1
+    spoilt.chmod(0o644)
+    spoilt.write_bytes(data)
+    (live.data_dir / "tmp" / "half").touch()
+    problems = scan_store(live.data_dir)
+    assert len(problems) == 3, problems
+    for sign in ("lacks a part", "do not match", "tmp/half was left behind"):
+        assert any(sign in problem for problem in problems)
+    trial.problems += problems
+    with trial.phase("broken", "on purpose"):
+        trial.ledger.note(Outcome.LOST, "an answer that was dropped")
+    report = Report(seed=0, trials=[trial])
+    assert "lacks a part" in " ".join(report.problems)
+    write_report(report, tmp_path)
+    told = (tmp_path / "report.md").read_text()
+    assert "1 lost; 3 laws broken" in told
+    assert "tmp/half" in told
+    assert json.loads((tmp_path / "report.json").read_text())["trials"][0]["phases"][-1]["lost"] == 1
+    assert "| broken" in table([trial])
