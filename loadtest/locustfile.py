@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import gevent
+import httpx
 from gevent.pool import Group
 from locust import User, events, task
 from locust.exception import StopUser
@@ -45,10 +46,7 @@ class Run:
         self.start_s = time.monotonic() + 0.5
         self.clients = {name: http_client(server.url) for name, server in stock.servers.items()}
         self._outcomes = (folder / OUTCOMES).open("w", buffering=1)
-        names = {
-            server: Names({name: versions[0] for name, versions in held.versions.items()})
-            for server, held in stock.servers.items()
-        }
+        names = {server: Names(_current_versions(client)) for server, client in self.clients.items()}
         self.askers = {server: Asker(stock, names[server], start_s=self.start_s) for server in stock.servers}
         self.lives = {
             server: Lives(self.clients[server], held, names[server], self.askers[server], start_s=self.start_s)
@@ -59,6 +57,12 @@ class Run:
 
     def note(self, outcome: Outcome) -> None:
         self._outcomes.write(to_line(outcome))
+
+
+def _current_versions(client: httpx.Client) -> dict[str, str]:
+    """An earlier run over the same servers may have moved names."""
+    listed = client.get("/adapters", params={"limit": 1000}).raise_for_status().json()["adapters"]
+    return {adapter["name"]: adapter["version"] for adapter in listed}
 
 
 class PlannedUser(User):  # type: ignore[misc]

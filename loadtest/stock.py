@@ -27,7 +27,7 @@ class HostileFile(_Stored):
 
 
 class ServerStock(_Stored):
-    """``versions`` of each adapter that is held from the start, the one its name points at first."""
+    """``versions`` of each adapter that is held from the start; a move goes to the next one, in a cycle."""
 
     url: str
     versions: dict[str, tuple[str, ...]]

@@ -1,0 +1,110 @@
+"""The whole of it: real servers, Locust as a process, a report."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from loadtest.run import main
+from loadtest.run_files import OUTCOMES, RECORD, TRACE
+from loadtest.trace import read_trace
+from tests.server.runners.tiny_model import save_tiny_model
+from tests.server.runners.tiny_pipelines import save_tiny_pipeline
+
+SCENARIO = """
+name = "seconds of a mixed day"
+duration_s = 8
+rate = {{ mean_per_s = 5, curve = "day", cv = 1.5 }}
+mix = {{ text = 0.6, image = 0.2, upload = 0.2 }}
+
+[text]
+num_adapters = 4
+num_moving = 1
+base_share = 0.2
+blend_share = 0.2
+stream_share = 0.5
+hang_up_share = 0.05
+prompt_tokens = {{ low = 2, high = 16 }}
+output_tokens = {{ low = 2, high = 12 }}
+
+[image]
+num_adapters = 2
+num_moving = 1
+stream_share = 0.5
+num_steps = {{ low = 1, high = 3 }}
+
+[upload]
+num_files = 3
+picture_share = 0.3
+forms = {{ native = 1, peft = 1, hostile = 1, move = 1 }}
+
+[servers.text]
+model = "{text}"
+room_for = 2
+settings = {{ threads = 1, calibrate = false, redis = "off" }}
+
+[servers.pictures]
+model = "{pictures}"
+settings = {{ threads = 1, calibrate = false, redis = "off" }}
+"""
+SLOS = """
+[[slo]]
+name = "nothing wrong"
+figure = "num_wrong"
+at_most = 0
+
+[[slo]]
+name = "nothing lost"
+figure = "num_lost"
+at_most = 0
+
+[[slo]]
+name = "intact"
+figure = "base_verified"
+at_least = 1
+"""
+BROKEN = """
+[[slo]]
+name = "faster than light"
+figure = "text_ms_p50"
+at_most = 0.001
+"""
+
+
+def test_locust_is_not_imported_where_it_would_patch_the_tests() -> None:
+    assert "locust" not in sys.modules
+    assert "gevent.monkey" not in sys.modules
+
+
+@pytest.mark.slow
+def test_a_mixed_day_of_seconds_is_run_judged_reported_and_replayed(tmp_path: Path) -> None:
+    text, pictures = save_tiny_model(tmp_path / "tiny"), save_tiny_pipeline("sd", tmp_path / "sd")
+    files = {
+        "day.toml": SCENARIO.format(text=text, pictures=pictures),
+        "slo.toml": SLOS,
+        "broken.toml": BROKEN,
+    }
+    for name, content in files.items():
+        (tmp_path / name).write_text(content)
+    day, out = str(tmp_path / "day.toml"), tmp_path / "out"
+
+    run = CliRunner().invoke(main, [day, "--slo", str(tmp_path / "slo.toml"), "--out", str(out), "--seed", "3"])
+    assert run.exit_code == 0, run.output + (out / "report.md").read_text() if (out / "report.md").exists() else ""
+    figures = json.loads((out / RECORD).read_text())["figures"]
+    trace = read_trace(out / TRACE)
+    assert figures["num_text"] + figures["num_image"] >= sum(row.kind != "upload" for row in trace)
+    for action in ("upload", "hostile", "download", "move", "delete"):
+        assert figures[f"num_{action}"] > 0, action
+    assert (out / "report.html").stat().st_size > 10_000
+
+    command = [day, "--slo", str(tmp_path / "broken.toml"), "--out", str(tmp_path / "again")]
+    again = CliRunner().invoke(main, [*command, "--trace", str(out / TRACE)])
+    assert again.exit_code == 1, again.output
+    assert "BROKEN  faster than light" in again.output
+    assert read_trace(tmp_path / "again" / TRACE) == trace
+    due = [json.loads(line)["due_s"] for line in (tmp_path / "again" / OUTCOMES).read_text().splitlines()]
+    assert {row.offset_s for row in trace if row.kind != "upload"} <= set(due)
