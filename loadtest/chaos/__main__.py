@@ -10,6 +10,7 @@ import logging
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from loadtest.chaos.bases import BASES
@@ -26,10 +27,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     logging.getLogger("httpx").setLevel(logging.WARNING)
     trials: list[Trial] = []
-    with tempfile.TemporaryDirectory(prefix="shira-chaos-", dir=options.scratch) as scratch:
-        bases = {name: make(Path(scratch)) for name, make in BASES.items() if name in _models(options)}
+    with _scratch(options.scratch) as scratch:
+        bases = {name: make(scratch) for name, make in BASES.items() if name in _models(options)}
         for fault, base, settings in _plan(options):
-            trial = Trial(fault, bases[base], Path(scratch) / f"{fault}-{base}", settings)
+            trial = Trial(fault, bases[base], scratch / f"{fault}-{base}", settings)
             trials.append(trial)
             trial.run(FAULTS[fault])
     report = Report(seed=options.seed, trials=trials)
@@ -52,8 +53,18 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--model", choices=BASES, action="append", help="serve this base, whatever the fault")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--report", type=Path, help="write report.md and report.json into this directory")
-    parser.add_argument("--scratch", type=Path, help="where data directories are made")
+    parser.add_argument("--scratch", type=Path, help="where data directories and logs are made, and stay")
     return parser
+
+
+@contextmanager
+def _scratch(kept: Path | None) -> Iterator[Path]:
+    if kept is not None:
+        kept.mkdir(parents=True)
+        yield kept
+        return
+    with tempfile.TemporaryDirectory(prefix="shira-chaos-") as directory:
+        yield Path(directory)
 
 
 def _plan(options: argparse.Namespace) -> Iterator[tuple[str, str, Settings]]:
