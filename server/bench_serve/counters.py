@@ -10,11 +10,12 @@ Counters = Mapping[str, float]  # sample name with its labels, as in the text fo
 
 
 def parse_counters(text: str) -> dict[str, float]:
-    """Of the Prometheus text format: counters, and of histograms their counts and sums. Gauges are left out."""
+    """Of the Prometheus text format: counters, and of histograms their counts and sums. Gauges are left out, and so is
+    what every Python process counts."""
     return {
         sample.name + _labels(sample.labels): sample.value
         for family in text_string_to_metric_families(text)
-        if family.type in ("counter", "histogram")
+        if family.type in ("counter", "histogram") and not family.name.startswith(("process_", "python_"))
         for sample in family.samples
         if not sample.name.endswith(("_bucket", "_created"))
     }

@@ -240,6 +240,8 @@ class Metrics:
             self.tier_misses.labels(tier)
         for tier in ("device", "host"):
             self.tier_evictions.labels(tier)
+        for phase, tier in (("total", "device"), ("total", "host"), ("fetch", "disk"), ("fetch", "redis")):
+            self.switch_seconds.labels(phase, tier)
         for outcome in ("created", "unchanged"):
             self.uploads.labels(outcome)
         for reason in ("memory", "turn", "bytes"):
