@@ -14,6 +14,7 @@ import pytest
 from loadtest.chaos import audit
 from loadtest.chaos.alias_book import ABSENT, AliasBook, AliasState, deletion, move_to, upload_of
 from loadtest.chaos.bases import tiny
+from loadtest.chaos.faults import FAULTS
 from loadtest.chaos.ledger import Ledger, Outcome
 from loadtest.chaos.report import Report, table, write_report
 from loadtest.chaos.sender import Sender, nothing_wrong
@@ -171,6 +172,25 @@ def test_what_is_taken_away_behind_the_ledgers_back_is_reported_as_lost(trial: T
     for name in ("taken", "moved", "revived", "unknown"):
         live.client.delete(f"/adapters/{name}")
         trial.book.possible.pop(name, None)
+
+
+FORGETFUL = """
+import adapters_store.catalog
+adapters_store.catalog.write_durably = lambda *_, **__: None
+"""
+
+
+@pytest.mark.slow
+def test_a_server_that_acknowledges_what_it_did_not_write_is_found_out_by_a_kill(
+    trial: Trial, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The whole way: load, SIGKILL, restart, audit; the server keeps names in memory alone."""
+    (tmp_path / "sitecustomize.py").write_text(FORGETFUL)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    forgetful = Trial("sigkill", trial.base, tmp_path / "trial", Settings(num_kills=1, hold_s=0.5))
+    forgetful.run(FAULTS["sigkill"])
+    assert any(problem.startswith("lost: stable-0: expected one of") for problem in forgetful.problems)
+    assert sum(phase.counts[Outcome.LOST] for phase in forgetful.phases) >= len(forgetful.stable)
 
 
 @pytest.mark.slow
