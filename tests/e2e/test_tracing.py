@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from datetime import datetime
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -287,6 +288,14 @@ def test_what_is_left_is_sent_before_the_server_stops(tmp_path: Path) -> None:
         assert root.names()[-1] == "delivery"
 
 
+def closing_s(server: LiveServer) -> float:
+    """From the last answer to the end of the lifespan, by the log: the rest is up to the machine."""
+    lines = server.log_path.read_text().splitlines()
+    ends = [next(line for line in lines if told in line) for told in ("Waiting for application shutdown", "stopped")]
+    began, ended = (datetime.strptime(line[:23], "%Y-%m-%d %H:%M:%S,%f") for line in ends)
+    return (ended - began).total_seconds()
+
+
 def test_a_collector_that_is_gone_slow_or_failing_harms_no_request_and_holds_up_no_stop(tmp_path: Path) -> None:
     with collector() as (own, url), tiny_server(tmp_path, "--otlp-endpoint", url) as server:
         answer = server.generate()["text"]
@@ -300,9 +309,8 @@ def test_a_collector_that_is_gone_slow_or_failing_harms_no_request_and_holds_up_
             assert server.generate()["text"] == answer
             took_s.append(time.monotonic() - started_s)
         assert max(took_s) < 1.0
-        started_s = time.monotonic()
         assert server.stop() == 0
-        assert time.monotonic() - started_s < CLOSE_S + 3.0
+        assert closing_s(server) < CLOSE_S + 2.0
         assert "Traceback" not in server.log_path.read_text()
         own.delay.set()
     with tiny_server(tmp_path / "gone", "--otlp-endpoint", "http://127.0.0.1:9") as server:
