@@ -1,6 +1,7 @@
 """``python -m loadtest.capacity``: the highest mean rate of a scenario at which the objectives hold.
 
-The rate is raised until an objective breaks, then the gap is halved. Memory is not judged: a probe is too short for it.
+The rate is raised until an objective breaks, then the gap is halved. Memory is not judged, nor
+what no request of a probe tells of: it is too short for that.
 """
 
 from __future__ import annotations
@@ -88,7 +89,8 @@ def main(  # noqa: PLR0917 - click passes them by name
                     trace = draw_trace(scenario.changed(rate_per_s=rate_per_s, seed=seed))
                     folder = Path(scratch) / "run"
                     session = run_session(world, trace, slos, folder, duration_s=probe_seconds, core=generator_core)
-                    broken = [str(verdict) for verdict in session.verdicts if not verdict.is_met]
+                    measured = [verdict for verdict in session.verdicts if verdict.value is not None]
+                    broken = [str(verdict) for verdict in measured if not verdict.is_met]
                     click.echo(f"{rate_per_s:.3g} per s: {'; '.join(broken) or 'held'}")
                     return Probe(rate_per_s=rate_per_s, broken=tuple(broken))
 

@@ -23,7 +23,7 @@ def test_the_bucket_of_a_percentile_is_that_of_what_was_observed_in_between() ->
     seen = growth(before, counts())
     assert bucket_of(seen, 50) == (1.0, 2.0)
     assert bucket_of(seen, 99) == (2.0, 4.0)
-    assert bucket_of(seen, 100) == (4.0, 8.0)
+    assert bucket_of(seen, 99.5) == bucket_of(seen, 100) == (4.0, 8.0)
     assert [buckets_apart(seen, (2.0, 4.0), value) for value in (4.0, 4.1, 1.9, 0.1, math.inf)] == [0, 1, 1, 2, 2]
 
 
