@@ -29,6 +29,7 @@ from adapters_store.tiers.redis_settings import RedisSettings
 from server.api.app import build_api
 from server.api.services import Services
 from server.auditing import audit_every
+from server.changed_base import keep_changed_base, recall_changed_base
 from server.core.clock import MonotonicClock
 from server.core.errors import ServerError
 from server.core.key_ring import KeyRing
@@ -125,6 +126,7 @@ def build_app(config: ServerConfig, keys: KeyRing | None = None) -> FastAPI:
         costs=served.costs,
     )
     client = EngineClient(engine, clock)
+    recall_changed_base(metrics, config.data_dir)
     tell_vitals(metrics, config, served.info, client)
     store.subscribe(lambda version: engine.post(Forget(version=version, done=Future())))  # deleted by a peer
     app = build_api(
@@ -157,6 +159,7 @@ def build_app(config: ServerConfig, keys: KeyRing | None = None) -> FastAPI:
             auditing.cancel()
             await app.state.drain()
             engine.join()
+            keep_changed_base(metrics, config.data_dir)
             loaders.shutdown()
             store.close()
             tracing.close()

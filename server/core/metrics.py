@@ -40,9 +40,7 @@ class Metrics:
     Series whose labels are known start at 0: the first failure of a kind is an increase that a rate can see."""
 
     def __init__(self) -> None:
-        registry = self.registry = CollectorRegistry()
-        for collector in (ProcessCollector, PlatformCollector, GCCollector):
-            collector(registry=registry)
+        registry = self.registry = _new_registry()
         self._refreshes: list[Callable[[], None]] = []
         self._rendering = Lock()
         self.build = Info("shira_build", "What runs here: the version, the base, how it is kept.", registry=registry)
@@ -196,6 +194,11 @@ class Metrics:
             "Unix time of the last audit that found the base intact; 0 before the first.",
             registry=registry,
         )
+        self.base_changed = Gauge(
+            "shira_base_changed_timestamp_seconds",
+            "Unix time of the last audit that found the base changed, by this process or one before it; 0: none did.",
+            registry=registry,
+        )
         self.audit_interval_seconds = Gauge(
             "shira_audit_interval_seconds", "How often the base is audited; 0: only when asked.", registry=registry
         )
@@ -246,3 +249,11 @@ class Metrics:
             self.uploads.labels(outcome)
         for reason in ("memory", "turn", "bytes"):
             self.parked.labels(reason)
+
+
+def _new_registry() -> CollectorRegistry:
+    """With what every Python process tells."""
+    registry = CollectorRegistry()
+    for collector in (ProcessCollector, PlatformCollector, GCCollector):
+        collector(registry=registry)
+    return registry

@@ -106,6 +106,7 @@ class FusedExecution:
                 self._metrics.base_verified.set_to_current_time()
             elif report is not None:
                 self._metrics.base_integrity_failures.inc()
+                self._metrics.base_changed.set_to_current_time()
                 self._broken = f"an audit found other bits in {', '.join(report.mismatched)}"
                 log.critical("the base has changed: %s", self._broken)
             yield report

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -31,8 +32,14 @@ def test_a_flipped_bit_is_found_unasked_and_ends_the_process_with_a_code_of_its_
     assert server.process.wait(timeout=30) == ENGINE_DIED
     log = server.log_path.read_text()
     assert f"the base has changed: an audit found other bits in {WEIGHT}" in log
+    found_s = time.time()
     server.start()
     server.assert_base_intact()
+    told_s = metric(server.client, "shira_base_changed_timestamp_seconds")  # nobody scraped the process that found it
+    assert told_s == pytest.approx(found_s, abs=30)
+    server.stop()
+    server.start()
+    assert metric(server.client, "shira_base_changed_timestamp_seconds") == told_s
 
 
 def first_bytes(model: Path) -> bytes:

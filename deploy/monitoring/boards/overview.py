@@ -33,12 +33,14 @@ HEALTH = Row(
             height=4,
         ),
         Panel(
-            title="Audits that found the base changed",
-            description="Must be 0. Anything else: what was answered since the last good audit cannot be vouched for.",
+            title="Base",
+            description="Changed: within the last day an audit found bits that are not those that were loaded, and "
+            "what was answered since the audit before it cannot be vouched for.",
             unit="short",
             kind="number",
-            queries=(lines("shira_base_integrity_failures_total{@}"),),
+            queries=(lines("shira_base_changed_timestamp_seconds{@} > bool (time() - 86400)"),),
             thresholds=BAD_IF_ANY,
+            names=(("0", "intact"), ("1", "changed")),
             width=4,
             height=4,
         ),
