@@ -35,6 +35,7 @@ def main() -> int:
             print(f"image-check: {obstacle}", file=sys.stderr)
             return 2
         enter_namespace()
+        os.umask(0o022)  # what is made here is read by the image's user
         try:
             REPORT.write_text(check(Path(folder)))
         except FAILURES as error:

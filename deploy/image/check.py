@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -59,7 +60,9 @@ class Check:
             "SHIRA_THREADS": "1",
             **base.settings,
         }
-        mounts = {API_KEYS_PLACE: keys, MODEL_PLACE: base.checkpoint}
+        model = folder / "model"
+        shutil.copytree(base.checkpoint, model, copy_function=shutil.copyfile)  # readable to every user
+        mounts = {API_KEYS_PLACE: keys, MODEL_PLACE: model}
         with running(built, folder, mounts=mounts, temporary=temporary_folders(), environment=environment) as container:
             with self._noting(base.name) as note:
                 container.wait_until_healthy(HEALTHY_WITHIN_S)
