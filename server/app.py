@@ -159,10 +159,10 @@ def build_app(config: ServerConfig, keys: KeyRing | None = None) -> FastAPI:
             auditing.cancel()
             await app.state.drain()
             engine.join()
-            keep_changed_base(metrics, config.data_dir)
             loaders.shutdown()
             store.close()
             tracing.close()
+            keep_changed_base(metrics, config.data_dir)
             gc.unfreeze()  # what stays frozen at exit, extension modules report as leaked
             log.info("stopped")
 

@@ -23,7 +23,7 @@ from prometheus_client.exposition import generate_latest
 
 Verdict = Literal["ok", "failed", "refused", "client"]
 
-# A bucket ends at most 1.7 times where it begins, so that a quantile read from them is no further off than that.
+# A bucket ends at most 1.9 times where it begins, so that a quantile read from them is no further off than that.
 SWITCH_BUCKETS_S = (
     50e-6, 63e-6, 100e-6, 160e-6, 250e-6, 400e-6, 630e-6, 1e-3, 1.6e-3, 2.5e-3, 4e-3, 6.3e-3, 10e-3, 16e-3, 25e-3,
     40e-3, 63e-3, 0.1, 0.16, 0.25, 0.4, 0.63, 1.0, 1.6, 2.5, 4.0, 6.3, 10.0, 16.0, 30.0,
