@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import os
+import signal
 import sys
 import tempfile
 from collections.abc import Callable
@@ -106,4 +107,5 @@ def main(  # noqa: PLR0917 - click passes them by name
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # what was started is stopped
     main()
