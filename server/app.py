@@ -36,6 +36,7 @@ from server.core.key_ring import KeyRing
 from server.core.log import configure_logging
 from server.core.metrics import Metrics
 from server.core.settings import ServerConfig
+from server.core.threads import start_all
 from server.core.tier_metrics import TierMetrics
 from server.core.tracing import open_tracing
 from server.core.waiting import take_turns_often
@@ -147,6 +148,7 @@ def build_app(config: ServerConfig, keys: KeyRing | None = None) -> FastAPI:
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         store.start()
+        start_all(loaders, LOADER_THREADS)
         engine.start()
         _freeze_long_lived_objects()
         log.info(

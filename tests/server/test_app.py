@@ -1,14 +1,17 @@
-"""What the composition root checks before it loads anything."""
+"""What the composition root checks before it loads anything, and has running before it serves."""
 
 from __future__ import annotations
 
 import socket
+import threading
 from pathlib import Path
 
 import pytest
+from fastapi.testclient import TestClient
 
-from server.app import NotListening, check_address
+from server.app import LOADER_THREADS, NotListening, build_app, check_address
 from server.core.config import load_config
+from tests.server.runners.tiny_model import save_tiny_model
 
 
 def test_an_address_that_is_taken_is_refused_naming_it_and_the_flags(tmp_path: Path) -> None:
@@ -20,3 +23,13 @@ def test_an_address_that_is_taken_is_refused_naming_it_and_the_flags(tmp_path: P
         with pytest.raises(NotListening, match=f"127.0.0.1:{port}: .*--port"):
             check_address(config)
     check_address(config)
+
+
+@pytest.mark.slow
+def test_every_loader_thread_runs_before_the_first_request(tmp_path: Path) -> None:
+    """Where memory for one more was refused later, the engine died: found by ``make chaos``."""
+    model = save_tiny_model(tmp_path / "model")
+    settings = {"model": str(model), "data_dir": tmp_path / "data", "redis": "off", "device": "cpu", "calibrate": False}
+    with TestClient(build_app(load_config(settings, {}))):
+        names = [thread.name for thread in threading.enumerate()]
+        assert sum(name.startswith("loader") for name in names) == LOADER_THREADS

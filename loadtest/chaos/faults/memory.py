@@ -9,7 +9,8 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from subprocess import TimeoutExpired
+
+import httpx
 
 from loadtest.chaos.alias_book import deletion, upload_of
 from loadtest.chaos.bases import Upload, saved
@@ -17,7 +18,7 @@ from loadtest.chaos.ledger import Outcome
 from loadtest.chaos.sender import Sender
 from loadtest.chaos.traffic import DEADLINE_MS, of_blend
 from loadtest.chaos.trial import Phase, Trial
-from tests.e2e.live_server import LiveServer
+from tests.e2e.live_server import LiveServer, wait_until
 
 CGROUPS = Path("/sys/fs/cgroup/memory")
 SPARSITY = 0.3
@@ -103,16 +104,22 @@ def _may_die(trial: Trial, live: LiveServer, phase: Phase) -> Iterator[None]:
     trial.ledger.expect_down()
     yield
     trial.ledger.expect_running()
-    try:
-        code = live.process.wait(timeout=1)
-    except TimeoutExpired:
+    wait_until(lambda: live.process.poll() is not None or _is_ready(live))
+    code = live.process.poll()
+    if code is None:
         phase.what += "; the server lived on"
-        trial.expect(live.client.get("/readyz").status_code == 200, f"{phase.name}: lives, and is not ready")
     else:
         told = signal.Signals(-code).name if code < 0 else f"exit code {code}"
         phase.what += f"; the server died ({told})"
         trial.restart(live, phase)
     trial.check_names(live, lightly=True)
+
+
+def _is_ready(live: LiveServer) -> bool:
+    try:
+        return live.client.get("/readyz").status_code == httpx.codes.OK
+    except httpx.TransportError:
+        return False
 
 
 def _address_space_of(process: int) -> int:
