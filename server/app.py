@@ -84,7 +84,7 @@ def run(config: ServerConfig, reload: Callable[[], ServerConfig]) -> None:
     server = DrainingServer(http, app.state.drain)
     engine_ended: Future[None] = app.state.engine_ended
     engine_ended.add_done_callback(lambda _: server.leave())
-    with suppress(KeyboardInterrupt):
+    with suppress(KeyboardInterrupt, SystemExit):
         server.run()
     if not server.started:
         sys.exit(NOT_STARTED)
@@ -128,6 +128,7 @@ def build_app(config: ServerConfig, keys: KeyRing | None = None) -> FastAPI:
     )
     client = EngineClient(engine, clock)
     recall_changed_base(metrics, config.data_dir)
+    engine.ended.add_done_callback(lambda _: keep_changed_base(metrics, config.data_dir))
     tell_vitals(metrics, config, served.info, client)
     store.subscribe(lambda version: engine.post(Forget(version=version, done=Future())))  # deleted by a peer
     app = build_api(
@@ -164,7 +165,6 @@ def build_app(config: ServerConfig, keys: KeyRing | None = None) -> FastAPI:
             loaders.shutdown()
             store.close()
             tracing.close()
-            keep_changed_base(metrics, config.data_dir)
             gc.unfreeze()  # what stays frozen at exit, extension modules report as leaked
             log.info("stopped")
 

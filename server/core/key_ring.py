@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from threading import Lock
 
 from server.core.errors import ConfigError
 from server.core.keys import ApiKey
@@ -19,14 +20,23 @@ class KeyRing:
         """``reload`` reads the settings anew, as at start; of them only the keys are taken. Raises ConfigError."""
         self.keys: tuple[ApiKey, ...] = config.api_keys
         self._reload = reload or (lambda: config)
+        self._turn = Lock()  # or what was read first could be taken last
 
     def reread(self) -> None:
-        """Keeps the keys as they are where the new ones cannot be read, and says so."""
-        try:
-            keys = self._reload().api_keys
-        except ConfigError as error:
-            log.error("the API keys stay as they were: %s", error)
-            return
+        """Keeps the keys as they are where the new ones cannot be read, and says so. Where there are keys there will
+        be some: without any, everybody would be let in."""
+        with self._turn:
+            try:
+                keys = self._reload().api_keys
+            except ConfigError as error:
+                log.error("the API keys stay as they were: %s", error)
+                return
+            if self.keys and not keys:
+                log.error("the API keys stay as they were: the settings name none any more")
+                return
+            self._replace(keys)
+
+    def _replace(self, keys: tuple[ApiKey, ...]) -> None:
         added, removed = set(keys) - set(self.keys), set(self.keys) - set(keys)
         self.keys = keys
         log.info("API keys read again: %d in force, %d new or changed, %d gone", len(keys), len(added), len(removed))

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
 from server.core.requests import ImageRequest, Mode, Picture, RequestId, Sampling, TokenLogprob
+from server.core.tracing import Phase
 
 if TYPE_CHECKING:
     from adapters_store.blend import Blend, BlendKey
@@ -106,6 +107,14 @@ class SwitchReport:
     restore_s: float = 0.0
     total_s: float = 0.0
     failed: Mapping[BlendKey, Exception] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoadReport:
+    """Every byte of a blend is on the host, or ``error`` tells why not. ``took``: when; None if nobody timed it."""
+
+    error: Exception | None = None
+    took: Phase | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

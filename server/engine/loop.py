@@ -11,6 +11,7 @@ from typing import Any, assert_never
 
 from server.core.errors import Aborted, DeadlineExceeded, Draining, EngineDied
 from server.core.metrics import Metrics
+from server.core.steps import LoadReport
 from server.engine.chores import Chores
 from server.engine.cost import CostModel
 from server.engine.group import Group
@@ -144,7 +145,7 @@ class EngineThread:
             case BlendLoaded():
                 group = self._scheduler.loading(command.blend_key, command.load)
                 if group is not None:
-                    self._stepper.loaded(group, command.error)
+                    self._stepper.loaded(group, command.report)
             case Forget() | Verify() | Inspect() | Drain():
                 if command.done.set_running_or_notify_cancel():
                     self._serve(command)
@@ -171,11 +172,11 @@ class EngineThread:
         for group in self._scheduler.to_load():
             self._residency.request(group.blend, self._tell_loaded(group))
 
-    def _tell_loaded(self, group: Group) -> Callable[[Exception | None], None]:
+    def _tell_loaded(self, group: Group) -> Callable[[LoadReport], None]:
         key, load = group.blend.key, group.load
 
-        def on_done(error: Exception | None) -> None:
-            self._inbox.put(BlendLoaded(blend_key=key, load=load, error=error))
+        def on_done(report: LoadReport) -> None:
+            self._inbox.put(BlendLoaded(blend_key=key, load=load, report=report))
 
         return on_done
 
@@ -214,7 +215,9 @@ class EngineThread:
                 case Submit():
                     for sink in command.sinks:
                         sink(FailEvent(error=error))
-                case Forget() | Verify() | Inspect() | Drain():
+                case Drain():
+                    self._drains.append(command)
+                case Forget() | Verify() | Inspect():
                     if command.done.set_running_or_notify_cancel():
                         command.done.set_exception(error)
                 case Abort() | BlendLoaded():

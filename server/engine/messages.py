@@ -20,7 +20,7 @@ from server.core.requests import (
     TokenLogprob,
     Usage,
 )
-from server.core.steps import VerifyReport
+from server.core.steps import LoadReport, VerifyReport
 
 if TYPE_CHECKING:
     from adapters_store.adapter import Version
@@ -96,12 +96,12 @@ class Abort:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BlendLoaded:
-    """The loader has every byte of the blend on the host (``error`` None), or cannot get them. ``load`` tells which
-    request for the blend this answers."""
+    """The loader has brought a blend's bytes, or cannot get them. ``load`` tells which request for the blend this
+    answers."""
 
     blend_key: BlendKey
     load: int
-    error: Exception | None = None
+    report: LoadReport
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

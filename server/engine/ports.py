@@ -10,8 +10,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 from server.core.requests import RequestId
-from server.core.steps import New, Reused, StepResult, Survey, SwitchReport, VerifyReport, Work
-from server.core.tracing import Phase
+from server.core.steps import LoadReport, New, Reused, StepResult, Survey, SwitchReport, VerifyReport, Work
 
 if TYPE_CHECKING:
     from adapters_store.adapter import Fingerprint, Version
@@ -73,13 +72,9 @@ class Execution(Protocol):
 class Residency(Protocol):
     """Brings adapter bytes to the host, off the engine thread."""
 
-    def request(self, blend: Blend, on_done: Callable[[Exception | None], None]) -> None:
-        """Start loading a blend that is not the base. Never blocks. ``on_done`` is called once, on any thread, with
-        None when every byte is on the host, else with the reason why not."""
-        ...
-
-    def took(self, blend: Blend) -> Phase | None:
-        """The load that ``on_done`` was called for last, until ``release``; None if nobody timed it."""
+    def request(self, blend: Blend, on_done: Callable[[LoadReport], None]) -> None:
+        """Start loading a blend that is not the base. Never blocks. ``on_done`` is called once, on any thread, when
+        every byte is on the host or cannot be brought there."""
         ...
 
     def release(self, blend: Blend) -> None:

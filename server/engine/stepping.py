@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from adapters_store.errors import AdapterStoreError, BudgetExceeded
 from server.core.errors import Aborted, EngineDied, ServerError, StepFailed, SwitchFailed
 from server.core.requests import FinishReason, RequestId
-from server.core.steps import StepError, StepResult
+from server.core.steps import LoadReport, StepError, StepResult
 from server.engine.group import Group
 from server.engine.messages import Abort, FailEvent, Submit
 from server.engine.plan import Plan
@@ -64,9 +64,10 @@ class Stepper:
         for request, sink in zip(command.requests, command.sinks, strict=True):
             self._scheduler.add(sequence_of(request, sink))
 
-    def loaded(self, group: Group, error: Exception | None) -> None:
+    def loaded(self, group: Group, report: LoadReport) -> None:
         """A group's bytes have come, or why they could not."""
-        self._telemetry.loaded(group, self._residency.took(group.blend))
+        error = report.error
+        self._telemetry.loaded(group, report.took)
         if isinstance(error, BudgetExceeded) and self._scheduler.find_no_room(group):
             self._residency.release(group.blend)
         elif error is not None:

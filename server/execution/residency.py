@@ -12,6 +12,7 @@ from adapters_store.adapter import Adapter, Version
 from adapters_store.blend import Blend, BlendKey
 from adapters_store.errors import AdapterStoreError, AdapterUnavailable, BudgetExceeded
 from server.core.fetches import Fetches
+from server.core.steps import LoadReport
 from server.core.tracing import Phase
 from server.execution.staging import AdapterSource
 
@@ -33,22 +34,16 @@ class StoreResidency:
         self._pool = pool
         self._fetches = fetches or Fetches()
         self._loads: dict[BlendKey, Future[list[Adapter]]] = {}
-        self._took: dict[BlendKey, Phase] = {}
 
-    def request(self, blend: Blend, on_done: Callable[[Exception | None], None]) -> None:
+    def request(self, blend: Blend, on_done: Callable[[LoadReport], None]) -> None:
         """Loads on the pool; ``on_done`` is called there, once. One ``request`` per blend until its ``release``."""
         self._loads[blend.key] = self._pool.submit(self._load, blend, on_done, monotonic())
 
-    def took(self, blend: Blend) -> Phase | None:
-        """From the request on: a load may have waited for a thread."""
-        return self._took.get(blend.key)
-
     def release(self, blend: Blend) -> None:
         """The bytes are let go now, or as soon as the load under way ends."""
-        self._took.pop(blend.key, None)
         self._loads.pop(blend.key).add_done_callback(self._let_go)
 
-    def _load(self, blend: Blend, on_done: Callable[[Exception | None], None], requested_s: float) -> list[Adapter]:
+    def _load(self, blend: Blend, on_done: Callable[[LoadReport], None], requested_s: float) -> list[Adapter]:
         """The adapters, held; an empty list if one of them cannot be had."""
         held: list[Adapter] = []
         self._fetches.take()  # of somebody else
@@ -57,11 +52,10 @@ class StoreResidency:
         except Exception as error:
             for adapter in held:
                 self._source.release(adapter)
-            self._time(blend, requested_s)
-            on_done(error if isinstance(error, AdapterStoreError) else _unavailable(blend, error))
+            told = error if isinstance(error, AdapterStoreError) else _unavailable(blend, error)
+            on_done(LoadReport(error=told, took=self._took(blend, requested_s)))
             return []
-        self._time(blend, requested_s)
-        on_done(None)
+        on_done(LoadReport(took=self._took(blend, requested_s)))
         return held
 
     def _acquire_all(self, blend: Blend, held: list[Adapter]) -> None:
@@ -73,8 +67,9 @@ class StoreResidency:
             self._source.check_fits(blend.versions)
             raise
 
-    def _time(self, blend: Blend, requested_s: float) -> None:
-        self._took[blend.key] = Phase(
+    def _took(self, blend: Blend, requested_s: float) -> Phase:
+        """From the request on: a load may have waited for a thread."""
+        return Phase(
             name="load",
             started_s=requested_s,
             ended_s=monotonic(),

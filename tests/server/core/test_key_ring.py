@@ -54,6 +54,16 @@ def test_a_file_that_cannot_be_read_changes_nothing_and_is_told(
     assert "keys.toml" in caplog.text
 
 
+def test_settings_without_any_key_do_not_open_a_server_that_has_some(
+    ring: KeyRing, caplog: pytest.LogCaptureFixture
+) -> None:
+    before = ring.keys
+    ring._reload = lambda: load_config({}, {"HOME": "/"})
+    ring.reread()
+    assert ring.keys == before
+    assert "the settings name none any more" in caplog.text
+
+
 def test_neither_secrets_nor_their_digests_are_logged(
     ring: KeyRing, file: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

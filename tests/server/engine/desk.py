@@ -9,6 +9,7 @@ from adapters_store.blend import BASE, Blend, BlendKey
 from server.core.errors import Aborted, DeadlineExceeded
 from server.core.metrics import Metrics
 from server.core.requests import RequestId, TextRequest
+from server.core.steps import LoadReport
 from server.engine.cost import CostModel
 from server.engine.limits import Limits
 from server.engine.messages import Abort
@@ -70,7 +71,7 @@ class Desk:
         self.step_s = 0.01
         self.late_aborts: list[RequestId] = []  # arrive while the next step runs
         self._aborts: list[RequestId] = []
-        self._loaded: list[tuple[BlendKey, int, Exception | None]] = []
+        self._loaded: list[tuple[BlendKey, int, LoadReport]] = []
 
     def ask(self, blend: Blend = BASE, **wishes: Any) -> RequestId:
         request = make_request(blend, arrived_s=self.clock.now(), **wishes)
@@ -89,10 +90,10 @@ class Desk:
     def turn(self) -> bool:
         """As a turn of the thread; False if nothing could run."""
         loaded, self._loaded = self._loaded, []
-        for key, load, error in loaded:
+        for key, load, report in loaded:
             group = self.scheduler.loading(key, load)
             if group is not None:
-                self.stepper.loaded(group, error)
+                self.stepper.loaded(group, report)
         now = self.clock.now()
         for sequence in self.scheduler.expired(now):
             self.stepper.fail([sequence], DeadlineExceeded(deadline_ms=sequence.request.deadline_ms))
@@ -132,8 +133,8 @@ class Desk:
         value: float | None = self.metrics.registry.get_sample_value(name, labels)
         return value
 
-    def _tell_loaded(self, key: BlendKey, load: int) -> Callable[[Exception | None], None]:
-        return lambda error: self._loaded.append((key, load, error))
+    def _tell_loaded(self, key: BlendKey, load: int) -> Callable[[LoadReport], None]:
+        return lambda report: self._loaded.append((key, load, report))
 
     def _on_step(self) -> None:
         self.clock.seconds += self.step_s

@@ -20,6 +20,7 @@ from server.core.requests import (
     TextRequest,
 )
 from server.core.steps import (
+    LoadReport,
     New,
     NewSequence,
     Reused,
@@ -205,21 +206,20 @@ class FakeResidency:
     is_instant: bool = True
     room: int = 1000
     held: list[BlendKey] = field(default_factory=list)
-    waiting: dict[BlendKey, Callable[[Exception | None], None]] = field(default_factory=dict)
+    waiting: dict[BlendKey, Callable[[LoadReport], None]] = field(default_factory=dict)
     requested: Flag = field(default_factory=Flag)
+    took: Phase | None = None
 
-    def request(self, blend: Blend, on_done: Callable[[Exception | None], None]) -> None:
+    def request(self, blend: Blend, on_done: Callable[[LoadReport], None]) -> None:
         self.held.append(blend.key)
         if len(self.held) > self.room:
-            on_done(BudgetExceeded("host tier", needed_bytes=1, budget_bytes=self.room, held_bytes=len(self.held) - 1))
+            full = BudgetExceeded("host tier", needed_bytes=1, budget_bytes=self.room, held_bytes=len(self.held) - 1)
+            on_done(LoadReport(error=full, took=self.took))
         elif self.is_instant:
-            on_done(None)
+            on_done(LoadReport(took=self.took))
         else:
             self.waiting[blend.key] = on_done
         self.requested.set()
-
-    def took(self, blend: Blend) -> Phase | None:
-        return None
 
     def release(self, blend: Blend) -> None:
         self.held.remove(blend.key)

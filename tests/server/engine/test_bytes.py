@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from adapters_store.errors import BudgetExceeded
+from server.core.steps import LoadReport
 from server.engine.cost import CostModel
 from tests.server.engine.desk import Desk
 from tests.server.engine.fakes import make_blend
@@ -19,7 +20,7 @@ def test_a_blend_that_is_still_loading_stops_nobody() -> None:
     slow, quick = desk.ask(A), desk.ask()
     desk.turns(3)
     assert desk.num_tokens(quick) == 3
-    desk.residency.waiting.pop(A.key)(None)
+    desk.residency.waiting.pop(A.key)(LoadReport())
     desk.run_out()
     assert desk.num_tokens(slow) == 8
 
@@ -34,7 +35,7 @@ def test_no_more_is_loaded_at_a_time_than_the_loader_has_threads_and_the_least_s
     desk.ask(client="greedy")
     desk.turn()
     assert len(desk.residency.waiting) == 4
-    desk.residency.waiting.pop(next(iter(desk.residency.waiting)))(None)
+    desk.residency.waiting.pop(next(iter(desk.residency.waiting)))(LoadReport())
     desk.turns(2)
     assert modest.key in desk.residency.waiting
 
@@ -90,9 +91,9 @@ def test_a_load_that_was_asked_for_by_an_earlier_group_is_not_taken_for_this_one
     desk.abort(gone)
     desk.ask(A)
     desk.turn()
-    old(None)
+    old(LoadReport())
     assert not desk.turn()
-    desk.residency.waiting[A.key](None)
+    desk.residency.waiting[A.key](LoadReport())
     assert not desk.turn() or desk.runner.steps
 
 

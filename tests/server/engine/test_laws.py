@@ -11,7 +11,7 @@ from adapters_store.blend import BASE, Blend, BlendKey
 from adapters_store.errors import AdapterUnavailable, BlendRejected
 from server.core.errors import SwitchFailed
 from server.core.requests import RequestedMode, RequestId
-from server.core.steps import Reused
+from server.core.steps import LoadReport, Reused
 from server.engine.cost import CostModel
 from server.engine.messages import FinishEvent
 from server.engine.policy import Schedule
@@ -149,7 +149,7 @@ class EngineStory(RuleBasedStateMachine):
                 break
             desk.turn()
             for key in list(desk.residency.waiting):
-                desk.residency.waiting.pop(key)(None)
+                desk.residency.waiting.pop(key)(LoadReport())
         assert desk.scheduler.sequences == []
         assert desk.scheduler.groups == []
         assert desk.scheduler.seats.running == []
@@ -237,7 +237,7 @@ def test_no_request_waits_longer_for_a_token_than_the_stated_bound(
             loading.setdefault(key, turn + load_steps[key])
             if loading[key] <= turn:
                 del loading[key]
-                desk.residency.waiting.pop(key)(None)
+                desk.residency.waiting.pop(key)(LoadReport())
         for group in desk.scheduler.groups:
             for sequence in group:
                 num_tokens = desk.num_tokens(sequence.id)

@@ -21,7 +21,7 @@ from server.core.errors import (
     SwitchFailed,
 )
 from server.core.metrics import Metrics
-from server.core.steps import VerifyReport
+from server.core.steps import LoadReport, SwitchReport, VerifyReport
 from server.engine.limits import Limits
 from server.engine.loop import EngineThread
 from server.engine.messages import Abort, Drain, Forget, Inspect, Verify
@@ -124,7 +124,7 @@ def test_nobody_runs_before_the_bytes_are_there_and_others_do_meanwhile(house: H
     slow, quick = house.ask(A), house.ask()
     assert quick.end.finish_reason == "stop"
     assert not slow.events
-    house.residency.waiting[A.key](None)
+    house.residency.waiting[A.key](LoadReport())
     assert slow.end.finish_reason == "stop"
 
 
@@ -134,10 +134,10 @@ def test_bytes_that_cannot_be_had_fail_the_requests_that_need_them_and_no_others
     other = house.ask(B)
     assert house.residency.requested.wait(10)
     assert house.ask().end
-    house.residency.waiting[A.key](AdapterUnavailable("a", reason="gone"))
+    house.residency.waiting[A.key](LoadReport(error=AdapterUnavailable("a", reason="gone")))
     assert isinstance(first.error, AdapterUnavailable)
     assert isinstance(second.error, AdapterUnavailable)
-    house.residency.waiting[B.key](None)
+    house.residency.waiting[B.key](LoadReport())
     assert other.end
     assert settle(house)["blends"] == []
     assert house.residency.held == []
@@ -181,6 +181,21 @@ def test_weights_that_cannot_be_vouched_for_end_the_engine(house: House) -> None
     assert not house.engine.post(command)
 
 
+def test_a_drain_that_comes_while_the_thread_ends_is_done_with_it(house: House) -> None:
+    first, second = Future[None](), Future[None]()
+    restore = house.execution.restore
+
+    def restored() -> SwitchReport:
+        assert house.engine.post(Drain(deadline_s=house.clock.now() + 60, done=second))
+        return restore()
+
+    house.execution.restore = restored  # type: ignore[method-assign]
+    house.engine.post(Drain(deadline_s=house.clock.now() + 60, done=first))
+    first.result(timeout=10)
+    second.result(timeout=10)
+    house.engine.ended.result(timeout=10)
+
+
 def test_a_deadline_ends_a_request_that_waits(house: House) -> None:
     house.residency.is_instant = False
     client = house.ask(A, deadline_s=100.25)
@@ -189,7 +204,7 @@ def test_a_deadline_ends_a_request_that_waits(house: House) -> None:
     settle(house)
     assert isinstance(client.error, DeadlineExceeded)
     assert "250 ms" in str(client.error)
-    house.residency.waiting[A.key](None)
+    house.residency.waiting[A.key](LoadReport())
     assert settle(house)["blends"] == []
 
 

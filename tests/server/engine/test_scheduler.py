@@ -11,7 +11,7 @@ from server.core.errors import (
     StepFailed,
 )
 from server.core.requests import LikelyToken, Mode, TokenLogprob
-from server.core.steps import Reused, StepToken
+from server.core.steps import LoadReport, Reused, StepToken
 from server.engine.batch import share_out
 from server.engine.cost import CostModel
 from server.engine.inbox import Inbox
@@ -329,7 +329,7 @@ def test_a_failed_step_fails_its_rows_and_no_others() -> None:
     desk.runner.failures = [RuntimeError("out of memory")]
     desk.turn()
     assert all(isinstance(desk.clients[request].error, StepFailed) for request in failed)
-    desk.residency.waiting[A.key](None)
+    desk.residency.waiting[A.key](LoadReport())
     desk.run_out()
     assert desk.num_tokens(waiting) == 8
 

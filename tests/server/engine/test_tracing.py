@@ -7,14 +7,14 @@ from itertools import pairwise
 
 import pytest
 
-from adapters_store.blend import BASE, Blend
+from adapters_store.blend import BASE
 from server.core.requests import GenerationRequest
 from server.core.steps import Reused, SwitchReport
 from server.core.tracing import Phase
 from server.engine.course import MAX_WAITS, switch_phase
 from server.engine.messages import Abort
 from tests.server.engine.desk import Desk
-from tests.server.engine.fakes import FakeResidency, make_blend, make_request, submit
+from tests.server.engine.fakes import make_blend, make_request, submit
 from tests.server.engine.painter import FakePainter, make_image_request
 
 A, B, C = make_blend("a"), make_blend("b"), make_blend("c")
@@ -52,12 +52,7 @@ def ask(desk: Desk, request: GenerationRequest, *, is_recorded: bool = True) -> 
     return trace
 
 
-class TimedResidency(FakeResidency):
-    """Its loads took from 99 s to 100.5 s."""
-
-    def took(self, blend: Blend) -> Phase:
-        fetch = Phase(name="fetch", started_s=99.5, ended_s=100.5)
-        return Phase(name="load", started_s=99.0, ended_s=100.5, parts=(fetch,))
+TOOK = Phase(name="load", started_s=99.0, ended_s=100.5, parts=(Phase(name="fetch", started_s=99.5, ended_s=100.5),))
 
 
 def assert_is_whole(trace: Recorded, *, from_s: float, to_s: float) -> None:
@@ -118,8 +113,7 @@ def test_one_switch_for_many_requests_is_one_piece_of_work_that_knows_them_all()
 
 def test_a_request_waits_for_a_load_no_longer_than_it_was_there() -> None:
     desk = Desk()
-    desk.residency = TimedResidency(is_instant=True)
-    desk.stepper._residency = desk.residency
+    desk.residency.took = TOOK
     trace = ask(desk, make_request(A, max_new_tokens=2))
     desk.clock.seconds = 101.0
     desk.run_out()

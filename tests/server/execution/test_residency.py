@@ -15,6 +15,7 @@ from adapters_store.format import ParsedUpload
 from adapters_store.store import AdapterStore
 from adapters_store.store_config import StoreConfig
 from adapters_store.tiers.redis_settings import RedisSettings
+from server.core.steps import LoadReport
 from server.execution.residency import StoreResidency
 from tests.server.execution.world import Shelf, make_adapter
 
@@ -31,11 +32,11 @@ def make_blend(shelf: Shelf, *seeds: int) -> Blend:
 
 
 def test_bytes_are_held_from_the_load_to_the_release(pool: ThreadPoolExecutor) -> None:
-    shelf, answers = Shelf(), Queue[Exception | None]()
+    shelf, answers = Shelf(), Queue[LoadReport]()
     residency = StoreResidency(shelf, pool)
     blend = make_blend(shelf, 1, 2)
     residency.request(blend, answers.put)
-    assert answers.get(timeout=10) is None
+    assert answers.get(timeout=10).error is None
     assert set(shelf.held.values()) == {1}
     residency.release(blend)
     pool.shutdown(wait=True)
@@ -43,12 +44,12 @@ def test_bytes_are_held_from_the_load_to_the_release(pool: ThreadPoolExecutor) -
 
 
 def test_a_load_that_fails_holds_nothing_and_says_why(pool: ThreadPoolExecutor) -> None:
-    shelf, answers = Shelf(), Queue[Exception | None]()
+    shelf, answers = Shelf(), Queue[LoadReport]()
     residency = StoreResidency(shelf, pool)
     blend = make_blend(shelf, 1, 2)
     del shelf.adapters[blend.versions[1]]
     residency.request(blend, answers.put)
-    assert isinstance(answers.get(timeout=10), AdapterUnavailable)
+    assert isinstance(answers.get(timeout=10).error, AdapterUnavailable)
     residency.release(blend)
     pool.shutdown(wait=True)
     assert set(shelf.held.values()) == {0}
@@ -61,7 +62,7 @@ def test_a_blend_that_needs_more_than_the_whole_budget_is_refused_while_others_h
     adapters = [make_adapter(seed) for seed in (1, 2, 3)]
     sizes = [adapter.num_bytes + adapter.index_set.num_bytes for adapter in adapters]
     config = StoreConfig(data_dir=tmp_path, host_budget_bytes=sum(sizes[:2]) - 1, redis=RedisSettings(mode="off"))
-    store, answers = AdapterStore(config), Queue[Exception | None]()
+    store, answers = AdapterStore(config), Queue[LoadReport]()
     residency = StoreResidency(store, pool)
     for number, adapter in enumerate(adapters):
         parsed = ParsedUpload(adapter=adapter, card=None, base_verified=True)
@@ -70,7 +71,7 @@ def test_a_blend_that_needs_more_than_the_whole_budget_is_refused_while_others_h
     def asked_for(*wanted: Adapter) -> Exception | None:
         members = tuple(BlendMember(version=adapter.version, scale=1.0) for adapter in wanted)
         residency.request(Blend(members=members), answers.put)
-        return answers.get(timeout=10)
+        return answers.get(timeout=10).error
 
     assert asked_for(adapters[2]) is None
     assert isinstance(asked_for(adapters[0]), BudgetExceeded)  # fits once the third is let go
@@ -91,36 +92,37 @@ class SlowShelf(Shelf):
 
 
 def test_a_release_during_the_load_lets_go_when_it_ends(pool: ThreadPoolExecutor) -> None:
-    shelf, answers = SlowShelf(), Queue[Exception | None]()
+    shelf, answers = SlowShelf(), Queue[LoadReport]()
     residency = StoreResidency(shelf, pool)
     blend = make_blend(shelf, 1)
     residency.request(blend, answers.put)
     residency.release(blend)
     shelf.may_go_on.set()
-    assert answers.get(timeout=10) is None
+    assert answers.get(timeout=10).error is None
     pool.shutdown(wait=True)
     assert set(shelf.held.values()) == {0}
+    assert [kept for kept in vars(residency).values() if isinstance(kept, dict)] == [{}]
 
 
 def test_an_error_nobody_expected_becomes_unavailable(pool: ThreadPoolExecutor) -> None:
-    shelf, answers = SlowShelf(), Queue[Exception | None]()
+    shelf, answers = SlowShelf(), Queue[LoadReport]()
     shelf.may_go_on.set()
     residency = StoreResidency(shelf, pool)
     blend = make_blend(shelf, 1)
     shelf.adapters.clear()
     residency.request(blend, answers.put)
-    error = answers.get(timeout=10)
+    error = answers.get(timeout=10).error
     assert isinstance(error, AdapterUnavailable)
     assert "disk is gone" in str(error)
 
 
 @pytest.mark.parametrize("method", STEPWISE_METHODS)
 def test_every_member_of_a_blend_that_takes_turns_is_brought(pool: ThreadPoolExecutor, method: StepwiseMethod) -> None:
-    shelf, answers = Shelf(), Queue[Exception | None]()
+    shelf, answers = Shelf(), Queue[LoadReport]()
     residency = StoreResidency(shelf, pool)
     blend = Blend(members=make_blend(shelf, 2, 1, 3).members, fusion=Fusion(method=method))
     residency.request(blend, answers.put)
-    assert answers.get(timeout=10) is None
+    assert answers.get(timeout=10).error is None
     assert shelf.held == dict.fromkeys(shelf.adapters, 1)
     residency.release(blend)
     pool.shutdown(wait=True)
