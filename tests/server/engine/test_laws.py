@@ -94,7 +94,8 @@ class EngineStory(RuleBasedStateMachine):
     @rule(data=st.data(), fails=st.sampled_from([False, False, False, True]))
     def load(self, data: st.DataObject, fails: bool) -> None:
         key = data.draw(st.sampled_from(sorted(self.desk.residency.waiting)))
-        self.desk.residency.waiting.pop(key)(AdapterUnavailable("v", reason="gone") if fails else None)
+        error = AdapterUnavailable("v", reason="gone") if fails else None
+        self.desk.residency.waiting.pop(key)(LoadReport(error=error))
 
     @rule(error=st.sampled_from([SwitchFailed("no"), BlendRejected("no"), None]))
     def fail_next_switch(self, error: Exception | None) -> None:
