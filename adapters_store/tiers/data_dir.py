@@ -10,6 +10,8 @@ from pathlib import Path
 from adapters_store.durable import make_dir_durably, write_durably
 from adapters_store.errors import DataDirLocked
 
+REPLICA_FILE = "replica"
+
 
 class DataDir:
     """Owned by one process from construction to ``close``; the kernel gives the lock back if the process dies.
@@ -47,7 +49,7 @@ class DataDir:
 
     def _replica_id(self) -> str:
         """Names this disk to other replicas, for as long as the directory lives."""
-        path = self.root / "replica"
+        path = self.root / REPLICA_FILE
         if path.exists():
             return path.read_text().strip()
         replica_id = secrets.token_hex(8)

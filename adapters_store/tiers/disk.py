@@ -16,12 +16,12 @@ from typing import TypeVar
 from torch import Tensor
 
 from adapters_store.adapter import Adapter, Digest, IndexSet, Version
-from adapters_store.container import Limits, map_file
+from adapters_store.container import map_file
 from adapters_store.durable import make_dir_durably, remove_durably, write_durably
 from adapters_store.errors import AdapterRejected, BlobCorrupt, StorageFull
 from adapters_store.format import decode_index_set, decode_values, encode_index_set, encode_values
 from adapters_store.tiers.data_dir import DataDir
-from adapters_store.tiers.disk_layout import DiskLayout
+from adapters_store.tiers.disk_layout import OWN_FILES, DiskLayout
 from adapters_store.tiers.manifest import StoredManifest, manifest_of, read_manifest
 
 log = logging.getLogger(__name__)
@@ -149,7 +149,7 @@ class DiskTier:
     def _load(self, path: Path, digest: Digest, decode: Callable[[memoryview, bool], T]) -> T | None:
         try:
             stamp = _stamp(path)
-            buffer = map_file(path, _OWN_FILES)
+            buffer = map_file(path, OWN_FILES)
         except FileNotFoundError:
             return None
         except AdapterRejected as error:
@@ -170,9 +170,6 @@ class DiskTier:
 
     def _used_files(self) -> set[Path]:
         return {path for manifest in self._by_version.values() for path in self._layout.files_of(manifest)}
-
-
-_OWN_FILES = Limits(file_bytes=1 << 62)
 
 
 def _stamp(path: Path) -> _Stamp:

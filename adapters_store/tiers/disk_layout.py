@@ -5,7 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from adapters_store.adapter import Digest, Version
+from adapters_store.container import Limits
 from adapters_store.tiers.manifest import StoredManifest
+
+OWN_FILES = Limits(file_bytes=1 << 62)  # what was checked when it came
 
 
 class DiskLayout:

@@ -8,24 +8,22 @@ from pathlib import Path
 
 from adapters_store.adapter import Version
 from adapters_store.alias import AliasRecord, decode_record
-from adapters_store.container import Limits, map_file
+from adapters_store.container import map_file
 from adapters_store.errors import AdapterRejected, BlobCorrupt
 from adapters_store.format import decode_index_set, decode_values
-from adapters_store.tiers.disk_layout import DiskLayout
+from adapters_store.tiers.disk_layout import OWN_FILES, DiskLayout
 from adapters_store.tiers.manifest import StoredManifest, read_manifest
-
-_ANY_SIZE = Limits(file_bytes=1 << 62)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoreCheck:
-    """``num_bytes`` were read. Problems are sentences; ``unnamed`` are files that no version here uses."""
+    """``num_bytes`` were read and are sound. Problems are sentences; ``unnamed`` are files that no name here needs."""
 
     num_aliases: int
     num_versions: int
     num_bytes: int
     problems: tuple[str, ...]
-    unnamed: tuple[str, ...]
+    unnamed: tuple[Path, ...]
 
     @property
     def is_sound(self) -> bool:
@@ -38,21 +36,18 @@ def check_store(root: Path) -> StoreCheck:
     With a shared Redis a version may still be on its way from another replica: it is told as a problem."""
     layout = DiskLayout(root / "adapters")
     check = _Check(layout)
-    records = 0
-    for path in record_files(root):
-        records += check.record(path)
-    unnamed = layout.all_files() - check.used
+    num_aliases = sum(check.record(path) for path in record_files(root))
     return StoreCheck(
-        num_aliases=records,
-        num_versions=len(check.versions),
-        num_bytes=sum(path.stat().st_size for path in check.used),
+        num_aliases=num_aliases,
+        num_versions=len(check.sound),
+        num_bytes=sum(check.sizes.values()),
         problems=tuple(check.problems),
-        unnamed=tuple(sorted(str(path.relative_to(root)) for path in unnamed)),
+        unnamed=tuple(sorted(layout.all_files() - check.named)),
     )
 
 
-def record_files(root: Path) -> Iterator[Path]:
-    yield from sorted((root / "catalog").glob("*/*.json"))
+def record_files(root: Path) -> list[Path]:
+    return sorted((root / "catalog").glob("*/*.json"))
 
 
 def stored_manifest(layout: DiskLayout, version: Version) -> StoredManifest:
@@ -60,11 +55,21 @@ def stored_manifest(layout: DiskLayout, version: Version) -> StoredManifest:
     return read_manifest(layout.manifest_of(version).read_bytes(), version, where="disk")
 
 
+def check_version(layout: DiskLayout, manifest: StoredManifest) -> None:
+    """Reads its files whole. Raises FileNotFoundError, BlobCorrupt, AdapterRejected."""
+    index_set, values, _ = layout.files_of(manifest)
+    manifest.assemble(
+        decode_index_set(map_file(index_set, OWN_FILES), manifest.index_set, where="disk"),
+        decode_values(map_file(values, OWN_FILES), manifest.values, where="disk"),
+    )
+
+
 class _Check:
     def __init__(self, layout: DiskLayout) -> None:
         self._layout = layout
-        self.versions: set[Version] = set()
-        self.used: set[Path] = set()
+        self.sound: set[Version] = set()
+        self.sizes: dict[Path, int] = {}
+        self.named: set[Path] = set()
         self.problems: list[str] = []
 
     def record(self, path: Path) -> bool:
@@ -82,18 +87,16 @@ class _Check:
                 return not record.deleted
 
     def _version(self, record: AliasRecord, version: Version) -> Iterator[str]:
-        if version in self.versions:
+        if version in self.sound:
             return
         try:
             manifest = stored_manifest(self._layout, version)
-            index_set, values, _ = files = self._layout.files_of(manifest)
-            manifest.assemble(
-                decode_index_set(map_file(index_set, _ANY_SIZE), manifest.index_set, where="disk"),
-                decode_values(map_file(values, _ANY_SIZE), manifest.values, where="disk"),
-            )
+            files = self._layout.files_of(manifest)
+            self.named.update(files)
+            check_version(self._layout, manifest)
+            self.sizes |= {path: path.stat().st_size for path in files}
         except (FileNotFoundError, BlobCorrupt, AdapterRejected) as error:
             problem = "a file is missing" if isinstance(error, FileNotFoundError) else str(error)
             yield f"{record.tenant}/{record.name}, version {version}: {problem}"
         else:
-            self.versions.add(version)
-            self.used.update(files)
+            self.sound.add(version)

@@ -41,13 +41,13 @@ def backup(*, data_dir: Path, copy: Path) -> None:
     except ValueError as error:
         raise click.ClickException(str(error)) from error
     click.echo(f"{made.num_copied} new files")
-    _tell(made.check, copy)
+    _tell(made.check, copy, made.problems)
 
 
-def _tell(found: StoreCheck, data_dir: Path) -> None:
+def _tell(found: StoreCheck, data_dir: Path, problems: tuple[str, ...] = ()) -> None:
     mebibytes = found.num_bytes / 2**20
     click.echo(f"{data_dir}: {found.num_aliases} names, {found.num_versions} versions, {mebibytes:.1f} MiB read")
     if found.unnamed:
         click.echo(f"{len(found.unnamed)} files that no name needs; a server removes them when it starts")
-    if not found.is_sound:
-        raise click.ClickException("\n".join(found.problems))
+    if problems or not found.is_sound:
+        raise click.ClickException("\n".join((*problems, *found.problems)))

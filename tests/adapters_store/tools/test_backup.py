@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 
-from adapters_store.errors import AdapterUnavailable
 from adapters_store.store import AdapterStore
 from adapters_store.store_config import StoreConfig
 from adapters_store.tiers.redis_settings import RedisSettings
@@ -68,7 +67,7 @@ def test_harm_to_any_file_is_found_and_the_name_told(root: Path, folder: str, ha
 @pytest.mark.usefixtures("store")
 def test_a_harmed_record_and_a_file_of_no_version_are_found(root: Path) -> None:
     (root / "adapters" / "values" / "0.safetensors").write_bytes(b"left over")
-    assert check_store(root).unnamed == ("adapters/values/0.safetensors",)
+    assert check_store(root).unnamed == (root / "adapters" / "values" / "0.safetensors",)
     (root / "catalog" / "default" / "kept.json").write_text("{}")
     assert "default/kept.json: not an alias record" in check_store(root).problems[0]
 
@@ -99,19 +98,74 @@ def test_a_second_backup_writes_what_is_new_and_drops_what_is_gone(
     assert (made.check.num_aliases, made.check.num_versions, made.check.unnamed) == (1, 1, ())
 
 
-@pytest.mark.usefixtures("store")
-def test_a_name_whose_bytes_are_gone_is_not_copied_in_silence(root: Path, tmp_path: Path) -> None:
-    next((root / "adapters" / "values").iterdir()).unlink()
-    with pytest.raises(AdapterUnavailable, match="default/kept names it"):
-        back_up(root, tmp_path / "copy")
+def test_a_name_whose_bytes_are_gone_is_told_and_the_others_are_copied(
+    store: AdapterStore, root: Path, tmp_path: Path
+) -> None:
+    store.put(upload(small_adapter(mask=7)), tenant="default", name="a-sound-one")
+    store.put(upload(small_adapter(mask=8)), tenant="default", name="z-sound-one")
+    manifest = (root / "adapters" / "manifests" / small_adapter(values=1).version.removeprefix("sha256:")).with_suffix(
+        ".json"
+    )
+    manifest.unlink()
+    made = back_up(root, tmp_path / "copy")
+    [problem] = made.problems
+    assert problem.startswith("default/kept was not copied: ")
+    assert made.check.is_sound
+    assert made.check.num_aliases == 2
 
 
 @pytest.mark.usefixtures("store")
-def test_a_folder_of_something_else_is_left_alone(root: Path, tmp_path: Path) -> None:
-    (tmp_path / "copy").mkdir()
-    (tmp_path / "copy" / "letter.txt").write_text("dear")
+@pytest.mark.parametrize("folder", ["index_sets", "values", "manifests"])
+def test_harm_to_the_copy_is_mended_by_the_next_backup(root: Path, tmp_path: Path, folder: str) -> None:
+    back_up(root, tmp_path / "copy")
+    path = next((tmp_path / "copy" / "adapters" / folder).iterdir())
+    content = bytearray(path.read_bytes())
+    content[-3] ^= 1
+    path.unlink()
+    path.write_bytes(content)
+    assert not check_store(tmp_path / "copy").is_sound
+    made = back_up(root, tmp_path / "copy")
+    assert made.num_copied == 1
+    assert made.check.is_sound
+
+
+@pytest.mark.usefixtures("store")
+def test_a_file_that_is_damaged_is_no_file_that_nobody_needs(root: Path) -> None:
+    path = next((root / "adapters" / "values").iterdir())
+    path.chmod(0o644)
+    path.write_bytes(path.read_bytes()[:-1] + b"!")
+    assert not check_store(root).is_sound
+    assert check_store(root).unnamed == ()
+
+
+@pytest.mark.usefixtures("store")
+def test_nothing_is_written_over_what_is_no_copy_of_this_directory(root: Path, tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "letter.txt").write_text("dear")
     with pytest.raises(ValueError, match="neither empty nor a copy"):
-        back_up(root, tmp_path / "copy")
+        back_up(root, tmp_path / "folder")
+    other = open_store(tmp_path / "other")
+    other.put(upload(small_adapter(mask=9)), tenant="default", name="another")
+    other.close()
+    for target in (tmp_path / "other", root):
+        with pytest.raises(ValueError, match="the data directory of a server"):
+            back_up(root, target)
+    back_up(tmp_path / "other", tmp_path / "other-copy")
+    with pytest.raises(ValueError, match="has never had another"):
+        back_up(root, tmp_path / "other-copy")
+    assert check_store(tmp_path / "other-copy").num_aliases == 1
+
+
+@pytest.mark.usefixtures("store")
+def test_a_volume_that_is_not_there_does_not_empty_the_copy(root: Path, tmp_path: Path) -> None:
+    back_up(root, tmp_path / "copy")
+    (tmp_path / "unmounted").mkdir()
+    with pytest.raises(ValueError, match="is no data directory"):
+        back_up(tmp_path / "unmounted", tmp_path / "copy")
+    (tmp_path / "unmounted" / "catalog").mkdir()
+    with pytest.raises(ValueError, match="has never had"):
+        back_up(tmp_path / "unmounted", tmp_path / "copy")
+    assert check_store(tmp_path / "copy").num_aliases == 1
 
 
 @pytest.mark.slow
@@ -132,7 +186,10 @@ def test_a_copy_of_a_store_that_changes_all_the_time_is_sound(root: Path, tmp_pa
     changing.start()
     try:
         for _ in range(20):
-            assert back_up(root, tmp_path / "copy").check.is_sound
+            made = back_up(root, tmp_path / "copy")
+            assert made.problems == ()
+            assert made.check.is_sound
+            assert check_store(root).is_sound, "while it changes"
     finally:
         stop.set()
         changing.join()
