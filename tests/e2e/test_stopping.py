@@ -39,3 +39,19 @@ def test_a_request_that_outlasts_the_drain_is_told_so_and_the_exit_code_is_0(ser
     told = server.log_path.read_text()
     assert "Traceback" not in told
     assert "leaked" not in told
+
+
+@pytest.mark.slow
+def test_whoever_comes_during_the_drain_is_told_to_try_elsewhere(tmp_path: Path) -> None:
+    with LiveServer(tmp_path / "data", "--drain-s", "5", redis="off") as server:
+        with httpx.stream(
+            "POST", f"{server.client.base_url}/generate", json={**LONG, "stream": True}, timeout=60
+        ) as answer:
+            server.process.send_signal(signal.SIGTERM)
+            wait_until(lambda: httpx.get(f"{server.client.base_url}/readyz").status_code == 503)
+            late = httpx.post(f"{server.client.base_url}/generate", json=LONG)
+            assert error_of(late, 503)["code"] == "draining"
+            assert int(late.headers["retry-after"]) > 0
+            assert httpx.get(f"{server.client.base_url}/metrics").status_code == 200
+            assert sse_events(answer.read().decode())[-1]["error"]["code"] == "draining"
+        assert server.process.wait(timeout=30) == 0
