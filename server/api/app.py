@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from fastapi import FastAPI
 from starlette.middleware import Middleware
 
@@ -38,6 +40,7 @@ def build_api(services: Services) -> FastAPI:
         ],
     )
     services.metrics.expect(routes=GENERATIONS, faults=OUR_FAULTS)
+    services.metrics.at_scrape(partial(services.traffic.publish, services.metrics))
     app.state.services = services
     install_error_handlers(app)
     generation = generate if services.base.pictures is None else generate_images

@@ -105,8 +105,9 @@ TABLE: Mapping[type[Exception], Status] = {
     Exception: Status(500, "internal_error", "server_error"),
 }
 
-OUR_FAULTS = frozenset(row.code for row in TABLE.values() if row.status >= 500) - {"draining"}  # a stop is announced
-REFUSALS = frozenset(row.code for row in TABLE.values() if row.status == 429)
+STOP = TABLE[core.Draining].code  # to those who come while it stops, and those who were not answered before its end
+OUR_FAULTS = frozenset(row.code for row in TABLE.values() if row.status >= 500) - {STOP}
+REFUSALS = frozenset(row.code for row in TABLE.values() if row.status == 429) | {STOP}  # each with Retry-After
 
 HTTP_CODES: Mapping[int, str] = {400: "invalid_request", 404: "route_not_found"}  # others: the status's own name
 

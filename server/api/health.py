@@ -40,5 +40,4 @@ async def readyz(services: ServicesDep) -> Health:
 @router.get("/metrics", response_class=PlainTextResponse)
 async def metrics(services: ServicesDep) -> Response:
     """Prometheus text. Open when the server listens on loopback, otherwise any key will do."""
-    services.traffic.publish(services.metrics)
-    return Response(await services.workers.quick(services.metrics.render), media_type=CONTENT_TYPE_LATEST)
+    return Response(await services.workers.scraping(services.metrics.render), media_type=CONTENT_TYPE_LATEST)

@@ -14,7 +14,7 @@ MAX_NAMES = 16  # of the busiest adapters; the label must stay bounded
 
 
 class AdapterTraffic:
-    """Lives on the event loop."""
+    """Lives on the event loop, but for ``publish``."""
 
     def __init__(self) -> None:
         self._waiting: Counter[str] = Counter()
@@ -30,7 +30,7 @@ class AdapterTraffic:
             traffic.end()
 
     def publish(self, metrics: Metrics) -> None:
-        """Sets the gateway gauge to what holds now."""
+        """Sets the gateway gauge to what holds now. For ``Metrics.at_scrape``: on any thread."""
         metrics.lora_requests_info.clear()
         labels = (str(MAX_ADAPTERS_PER_BLEND), _busiest(self._running), _busiest(self._waiting))
         metrics.lora_requests_info.labels(*labels).set(time.time())
@@ -60,4 +60,5 @@ class RequestTraffic:
 
 
 def _busiest(counts: Counter[str]) -> str:
-    return ",".join(name for name, _ in counts.most_common(MAX_NAMES))
+    now = Counter(dict(counts))  # copied in one go: the event loop goes on counting
+    return ",".join(name for name, _ in now.most_common(MAX_NAMES))

@@ -21,6 +21,7 @@ OUT_OF_MEMORY = (
 )  # torch's words, and Python's
 
 NUM_QUICK = 16  # look-ups
+NUM_SCRAPING = 1  # renders one at a time anyway, and may hang with the disk
 NUM_TOKENISING = 1  # a tokenizer serves one at a time
 NUM_ENCODING = 2  # pictures becoming files
 NUM_HEAVY = 2  # uploads being read, checked and stored; downloads being written
@@ -34,6 +35,7 @@ class Workers:
 
     def __init__(self) -> None:
         self._quick = CapacityLimiter(NUM_QUICK)
+        self._scraping = CapacityLimiter(NUM_SCRAPING)
         self._tokenising = CapacityLimiter(NUM_TOKENISING)
         self._encoding = CapacityLimiter(NUM_ENCODING)
         self._heavy = CapacityLimiter(NUM_HEAVY)
@@ -41,6 +43,9 @@ class Workers:
 
     async def quick(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         return await _run(partial(call, *args, **kwargs), self._quick)
+
+    async def scraping(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        return await _run(partial(call, *args, **kwargs), self._scraping)
 
     async def tokenising(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         return await _run(partial(call, *args, **kwargs), self._tokenising)

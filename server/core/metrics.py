@@ -28,6 +28,7 @@ SWITCH_BUCKETS_S = (
     50e-6, 63e-6, 100e-6, 160e-6, 250e-6, 400e-6, 630e-6, 1e-3, 1.6e-3, 2.5e-3, 4e-3, 6.3e-3, 10e-3, 16e-3, 25e-3,
     40e-3, 63e-3, 0.1, 0.16, 0.25, 0.4, 0.63, 1.0, 1.6, 2.5, 4.0, 6.3, 10.0, 16.0, 30.0,
 )  # fmt: skip
+FIRST_TOKEN_OBJECTIVE_S = 2.5  # a bound of the buckets below; the objective's alerts and dashboards count by it
 WAIT_BUCKETS_S = (
     1e-3, 1.6e-3, 2.5e-3, 4e-3, 6.3e-3, 10e-3, 16e-3, 25e-3, 40e-3, 63e-3, 0.1, 0.16, 0.25, 0.4, 0.63, 1.0, 1.6, 2.5,
     4.0, 6.3, 10.0, 16.0, 25.0, 40.0, 63.0, 100.0, 160.0, 250.0, 400.0, 600.0,
@@ -39,7 +40,7 @@ class Metrics:
 
     Series whose labels are known start at 0: the first failure of a kind is an increase that a rate can see."""
 
-    def __init__(self) -> None:
+    def __init__(self) -> None:  # noqa: PLR0915 a statement for each
         registry = self.registry = _new_registry()
         self._refreshes: list[Callable[[], None]] = []
         self._rendering = Lock()
@@ -71,7 +72,8 @@ class Metrics:
         )
         self.time_to_first_token_seconds = Histogram(
             "shira_time_to_first_token_seconds",
-            "From arrival to the first token.",
+            "From arrival to the first token of a text, when it is made; of one that failed or was given up before, "
+            f"the time until then, if that was more than {FIRST_TOKEN_OBJECTIVE_S:g} s.",
             buckets=WAIT_BUCKETS_S,
             registry=registry,
         )
@@ -92,7 +94,8 @@ class Metrics:
         )
         self.generations = Counter(
             "shira_generations_total",
-            "Requests for texts or images: answered, failed by our fault, refused (429), or ended by the client's.",
+            "Requests for texts or images: answered, failed by our fault, refused (429, or 503 while it stops), or "
+            "ended by the client's.",
             ["verdict"],
             registry=registry,
         )
@@ -184,6 +187,11 @@ class Metrics:
             "shira_memory_limit_bytes", "Memory this process may take: its cgroup's limit, else the machine's memory.",
             registry=registry,
         )  # fmt: skip
+        self.memory_used_bytes = Gauge(
+            "shira_memory_used_bytes",
+            "What counts against that limit: the working set of the cgroup that has it, else our resident memory.",
+            registry=registry,
+        )
         self.base_integrity_failures = Counter(
             "shira_base_integrity_failures_total",
             "Audits that found the base changed. Must stay 0.",

@@ -195,6 +195,7 @@ class Stepper:
                 self.fail([sequence], _told(result.error))
                 continue
             reason = sequence.advance(result, now)
+            self._telemetry.advanced(sequence, now)
             if reason is not None:
                 self._finish(sequence, reason, now)
                 done.append(sequence)

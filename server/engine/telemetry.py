@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import Literal
 
 from server.core.errors import DeadlineUnreachable, ServerError
-from server.core.metrics import Metrics
+from server.core.metrics import FIRST_TOKEN_OBJECTIVE_S, Metrics
 from server.core.steps import SwitchReport
 from server.core.tracing import Phase
 from server.engine import course
@@ -67,6 +67,14 @@ class Telemetry:
     def failed(self, sequences: Iterable[Sequence], error: Exception, now: float) -> None:
         for sequence in sequences:
             course.tell(sequence, now, error)
+            waited_s = now - sequence.request.arrived_s
+            if isinstance(sequence, TextSequence) and not sequence.num_tokens and waited_s > FIRST_TOKEN_OBJECTIVE_S:
+                self._metrics.time_to_first_token_seconds.observe(waited_s)  # who waited less may have had it in time
+
+    def advanced(self, sequence: Sequence, now: float) -> None:
+        """By a token, or a step of an image."""
+        if isinstance(sequence, TextSequence) and sequence.num_tokens == 1:
+            self._metrics.time_to_first_token_seconds.observe(now - sequence.request.arrived_s)
 
     def finished(self, sequence: Sequence, now: float) -> None:
         course.tell(sequence, now)
@@ -76,7 +84,6 @@ class Telemetry:
             self._metrics.image_seconds.observe(now - sequence.request.arrived_s)
             return
         first = now if sequence.first_token_s is None else sequence.first_token_s
-        self._metrics.time_to_first_token_seconds.observe(first - sequence.request.arrived_s)
         if sequence.num_tokens > 1:
             self._metrics.time_per_output_token_seconds.observe((now - first) / (sequence.num_tokens - 1))
         self._metrics.tokens.labels("completion").inc(sequence.num_tokens)

@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 
 from deploy.monitoring.render import FOLDER
-from tests.deploy.series import alerts
+from tests.deploy.series import alerts, series_of_the_server
 
 GUIDE = (Path(__file__).parents[2] / "docs" / "operations.md").read_text()
 
@@ -21,6 +21,12 @@ def test_the_guide_gives_each_alert_its_severity() -> None:
     for alert in alerts():
         told = GUIDE.partition(f"### {alert['alert']}\n")[2].split()[0]
         assert told == f"*{alert['labels']['severity']}.*", alert["alert"]
+
+
+def test_the_guide_names_only_series_that_exist() -> None:
+    named = set(re.findall(r"\bshira_\w+", GUIDE))
+    assert named
+    assert named <= series_of_the_server()
 
 
 def test_the_guide_names_every_panel_of_the_dashboards() -> None:

@@ -94,7 +94,7 @@ TRAFFIC = Row(
         Panel(
             title="Answers",
             description="Requests for texts or images that ended, per second: answered, failed by our fault, refused "
-            "with 429, or ended by the client's own doing.",
+            "(429, or 503 while the server stops), or ended by the client's own doing.",
             unit="reqps",
             queries=(
                 lines("sum by (instance, verdict) (rate(shira_generations_total{@}[~]))", "{{instance}} {{verdict}}"),
@@ -113,7 +113,8 @@ TRAFFIC = Row(
         ),
         Panel(
             title="First token",
-            description="From arrival to the first token of a text: half of them and 95 of 100 were faster.",
+            description="From arrival to the first token of a text: half of them and 95 of 100 were faster. Who had "
+            "none and gave up after more than 2.5 s counts with that wait.",
             unit="s",
             queries=quantiles("shira_time_to_first_token_seconds", 0.5, 0.95),
         ),
@@ -190,12 +191,12 @@ WAITING = Row(
         ),
         Panel(
             title="By tenant",
-            description="Live requests of each tenant that has any.",
+            description="Live requests of each tenant that has any; nobody: there are none.",
             unit="short",
             queries=(
                 lines(
                     "sum by (tenant, state) (shira_tenant_requests{@})"
-                    ' or label_replace(0 * sum(shira_queue_depth{@}), "tenant", "nobody", "", "")',
+                    ' or on () label_replace(0 * sum(shira_queue_depth{@}), "tenant", "nobody", "", "")',
                     "{{tenant}} {{state}}",
                 ),
             ),
@@ -207,7 +208,7 @@ WAITING = Row(
             queries=(
                 lines(
                     "max by (tenant) (shira_tenant_oldest_wait_seconds{@})"
-                    ' or label_replace(0 * sum(shira_queue_depth{@}), "tenant", "nobody", "", "")',
+                    ' or on () label_replace(0 * sum(shira_queue_depth{@}), "tenant", "nobody", "", "")',
                     "{{tenant}}",
                 ),
             ),
@@ -269,11 +270,11 @@ PROCESS = Row(
     panels=(
         Panel(
             title="Memory",
-            description="Resident memory of the server, and how much it may take: its cgroup's limit, else the "
-            "machine's.",
+            description="Memory the server may take, by its cgroup's limit, else the machine's memory; and what counts "
+            "against it: the cgroup's working set (embedded Redis included), else the resident memory.",
             unit="bytes",
             queries=(
-                lines("process_resident_memory_bytes{@} and on (job, instance) shira_ready", "{{instance}} resident"),
+                lines("shira_memory_used_bytes{@}", "{{instance}} used"),
                 lines("shira_memory_limit_bytes{@}", "{{instance}} limit"),
             ),
         ),

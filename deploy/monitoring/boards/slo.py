@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from deploy.monitoring.board import Board, Panel, Query, Row, lines, quantiles
+from server.core.metrics import FIRST_TOKEN_OBJECTIVE_S
 
 AVAILABILITY_BUDGET: Final = 0.005
 FIRST_TOKEN_BUDGET: Final = 0.05
@@ -63,8 +64,8 @@ SLO = Board(
                 ),
                 Panel(
                     title="Refused requests",
-                    description="Share of the requests of each server that got 429. They count against no objective: "
-                    "clients come back, and more of them want more servers.",
+                    description="Share of the requests of each server that got 429, or 503 while it stopped. They "
+                    "count against no objective: clients come back, and more of them want more servers.",
                     unit="percentunit",
                     is_share=True,
                     queries=(lines("shira:generations_refused:ratio_rate5m{@}"),),
@@ -93,7 +94,7 @@ SLO = Board(
                     unit="s",
                     queries=(
                         *quantiles("shira_time_to_first_token_seconds", 0.95, 0.99),
-                        lines("vector(2.5)", "objective"),
+                        lines(f"vector({FIRST_TOKEN_OBJECTIVE_S:g})", "objective"),
                     ),
                 ),
             ),

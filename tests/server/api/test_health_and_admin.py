@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+import asyncio
+import threading
 from pathlib import Path
 
 import pytest
 
-from server.core.errors import QueueFull, RequestRejected, StepFailed
+from server.core.errors import Draining, QueueFull, RequestRejected, StepFailed
+from server.engine.messages import FailEvent, TextEvent
 from tests.server.api.rig import error_of, rig
 
 pytestmark = pytest.mark.anyio
@@ -69,6 +72,38 @@ async def test_a_generation_is_answered_failed_by_our_fault_refused_or_ended_by_
         text = (await server.client.get("/metrics")).text
         for verdict in ("ok", "failed", "refused", "client"):
             assert f'shira_generations_total{{verdict="{verdict}"}} 1.0' in text
+
+
+async def test_a_generation_that_a_stop_cut_short_was_refused_and_not_ended_by_its_client(tmp_path: Path) -> None:
+    async with rig(tmp_path) as server:
+        server.engine.script = [TextEvent(text="He"), FailEvent(error=Draining("the server is stopping"))]
+        await server.generate(stream=True)
+        assert server.count("generations", "refused") == 1
+        assert server.count("generations", "client") == 0
+
+
+async def test_a_scrape_that_hangs_takes_no_thread_from_others(tmp_path: Path) -> None:
+    """Each later one waited for it in a thread of its own, until there was none left to look an adapter up."""
+    async with rig(tmp_path) as server:
+        await server.push("a")
+        disk_answers = threading.Event()
+
+        def ask_the_disk() -> None:
+            assert disk_answers.wait(10)
+
+        server.services.metrics.at_scrape(ask_the_disk)
+        scrapes = [asyncio.create_task(server.client.get("/metrics")) for _ in range(20)]
+        try:
+            async with asyncio.timeout(5):
+                assert (await server.client.get("/adapters/a")).status_code == 200
+        finally:
+            disk_answers.set()
+        assert {scrape.status_code for scrape in await asyncio.gather(*scrapes)} == {200}
+
+
+async def test_the_gauge_for_gateways_is_set_in_every_scrape_by_whoever_renders(tmp_path: Path) -> None:
+    async with rig(tmp_path) as server:
+        assert b"shira_lora_requests_info{" in server.services.metrics.render()
 
 
 async def test_unknown_routes_and_methods_have_the_one_error_shape(tmp_path: Path) -> None:
