@@ -48,6 +48,7 @@ class Reading:
     headers: httpx.Headers = field(default_factory=httpx.Headers)
     body: bytearray = field(default_factory=bytearray)
     first_text_s: float | None = None
+    ended_s: float = 0.0
 
     def events(self) -> list[Any]:
         """Of a stream, without the ``[DONE]`` that must end it. Raises ValueError if it does not."""
@@ -95,29 +96,24 @@ class Asker:
         return self._outcome(row, reading, sent_s, judged)
 
     def _judge(self, row: TextRow | ImageRow, reading: Reading, sent_s: float) -> Judged:
-        if code := checks.refusal(reading.status, reading.headers, bytes(reading.body)):
-            return "refused", code, {}
+        if ended := checks.unanswered(reading.status, reading.headers, bytes(reading.body)):
+            return *ended, {}
         if reading.status != httpx.codes.OK:
             return "wrong", f"{reading.status}: {bytes(reading.body[:300])!r}", {}
         try:
-            answer = reading.events()[-1] if row.stream else json.loads(reading.body)
-        except ValueError as error:
+            answers = reading.events() if row.stream else [json.loads(reading.body)]
+        except (ValueError, RecursionError) as error:
             return "lost", str(error), {}
-        if "error" in answer:
-            code = answer["error"]["code"]
+        answer: Any = answers[-1] if answers else None
+        if isinstance(answer, dict) and "error" in answer:
+            code = answer["error"].get("code") if isinstance(answer["error"], dict) else None
             return ("refused" if code == REFUSED_IN_STREAM else "lost"), f"in the stream: {code}", {}
         versions = {name: self._names.possible(name, since_s=sent_s) for name in row.adapters}
-        try:
-            if isinstance(row, TextRow):
-                problem = checks.wrong_text(row, answer, versions)
-            else:
-                problem = checks.wrong_image(row, answer, versions)
-        except (LookupError, TypeError, ValueError, OSError) as error:
-            problem = f"not an answer: {type(error).__name__}: {error}"
+        problem = checks.wrong_answer(row, answer, versions)
         return ("wrong", problem, {}) if problem else ("answered", "", answer)
 
     def _outcome(self, row: TextRow | ImageRow, reading: Reading, sent_s: float, judged: Judged) -> Outcome:
-        ended_s = monotonic()
+        ended_s = reading.ended_s
         ending, detail, answer = judged
         receipt, is_text = answer.get("receipt", {}), isinstance(row, TextRow)
         num_tokens = row.output_tokens if isinstance(row, TextRow) and answer else 0
@@ -139,7 +135,7 @@ class Asker:
 
 
 def _read(client: httpx.Client, body: object, reading: Reading, *, leaves_s: float | None) -> None:
-    """Raises ClientLeft at ``leaves_s``, and httpx.HTTPError."""
+    """Raises ClientLeft at ``leaves_s``, and httpx.HTTPError. ``reading`` is as far as it came."""
     waits_s = None if leaves_s is None else max(leaves_s - monotonic(), 1e-3)
     patience: Any = {} if waits_s is None else {"timeout": waits_s}
     try:
@@ -153,6 +149,8 @@ def _read(client: httpx.Client, body: object, reading: Reading, *, leaves_s: flo
         if leaves_s is None:
             raise
         raise ClientLeft from None
+    finally:
+        reading.ended_s = monotonic()  # before the answer is looked at, which takes its time
 
 
 def _add(reading: Reading, chunk: bytes) -> None:

@@ -1,7 +1,7 @@
 """``python -m loadtest.capacity``: the highest mean rate of a scenario at which the objectives hold.
 
-The rate is raised until an objective breaks, then the gap is halved. Memory is not judged, nor
-what no request of a probe tells of: it is too short for that.
+The rate is raised until an objective breaks, then the gap is halved. Memory is not judged, nor whether the servers'
+histograms agree, nor what no request of a probe tells of: it is too short for that.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from loadtest.drawing import draw_trace
 from loadtest.run import OUT
 from loadtest.scenario import load_scenario
 from loadtest.servers import running_world
-from loadtest.session import run_session
+from loadtest.session import Session, run_session
 from loadtest.slo import load_slos
 from server.core.config import load_config
 from server.core.errors import ServerError
@@ -32,6 +32,7 @@ HERE = Path(__file__).parent
 SCENARIO, SLOS = HERE / "scenarios" / "mixed_day.toml", HERE / "slo" / "mixed_day.toml"
 STEP, PRECISION, MAX_PROBES = 1.5, 1.1, 12
 WARM_UP_SEED = 2**31
+NOT_JUDGED = ("memory_", "p99_buckets_apart")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,6 +56,14 @@ def find_capacity(probe: Callable[[float], Probe], *, start_per_s: float) -> tup
         else:
             low = rate
     return low, probes
+
+
+def broken_by(session: Session) -> tuple[str, ...]:
+    """What speaks against the rate of a probe: without one answer or refusal, that there is none."""
+    if "availability_percent" not in session.figures:
+        return ("nothing was asked",)
+    measured = [verdict for verdict in session.verdicts if verdict.value is not None]
+    return (*session.failures, *(str(verdict) for verdict in measured if not verdict.is_met))
 
 
 @click.command(context_settings={"max_content_width": 120})
@@ -81,7 +90,7 @@ def main(  # noqa: PLR0917 - click passes them by name
     """Searches the capacity for SCENARIO, by default the mixed day."""
     try:
         scenario = load_scenario(scenario_file).changed(duration_s=probe_seconds)
-        slos = tuple(slo for slo in load_slos(slo_file) if not slo.figure.startswith("memory_"))
+        slos = tuple(slo for slo in load_slos(slo_file) if not slo.figure.startswith(NOT_JUDGED))
         with tempfile.TemporaryDirectory(prefix="shira-capacity-") as scratch:
             models_dir = load_config({}, os.environ).models_path
             with running_world(scenario, Path(scratch), models_dir, core=server_core) as world:
@@ -90,10 +99,9 @@ def main(  # noqa: PLR0917 - click passes them by name
                     trace = draw_trace(scenario.changed(rate_per_s=rate_per_s, seed=seed))
                     folder = Path(scratch) / "run"
                     session = run_session(world, trace, slos, folder, duration_s=probe_seconds, core=generator_core)
-                    measured = [verdict for verdict in session.verdicts if verdict.value is not None]
-                    broken = [str(verdict) for verdict in measured if not verdict.is_met]
+                    broken = broken_by(session)
                     click.echo(f"{rate_per_s:.3g} per s: {'; '.join(broken) or 'held'}")
-                    return Probe(rate_per_s=rate_per_s, broken=tuple(broken))
+                    return Probe(rate_per_s=rate_per_s, broken=broken)
 
                 click.echo("warming up")
                 probe(start, seed=WARM_UP_SEED)

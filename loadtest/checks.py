@@ -5,40 +5,53 @@ from __future__ import annotations
 import base64
 import io
 import json
-from collections.abc import Mapping, Set
+from collections.abc import Callable, Mapping, Set
 from typing import Any
 
+import httpx
 from PIL import Image
 
+from loadtest.outcomes import Ending
 from loadtest.trace import Asked, ImageRow, TextRow
+from server.api.errors import TABLE
 
-REFUSALS: Mapping[int, Set[str]] = {
-    429: {"queue_full", "deadline_unreachable"},
-    503: {"draining", "adapter_unavailable", "base_not_ready", "engine_died"},
-    504: {"deadline_exceeded"},
-}
-REJECTIONS: Mapping[int, Set[str]] = {
-    400: {"invalid_request"},
-    413: {"body_too_large"},
-    415: {"unsupported_media_type"},
-    422: {"adapter_rejected", "adapter_limit_exceeded", "adapter_base_mismatch"},
-}
+REFUSED_STATUSES, REJECTED_STATUSES = {429, 503, 504}, {400, 413, 415, 422}
+FAILED = "engine_died"  # also told to what was accepted: no refusal, whatever the status
 
 
-def refusal(status: int, headers: Mapping[str, str], body: bytes) -> str | None:
-    """The code of a refusal in the documented shape, None for any other answer."""
-    code = _documented(REFUSALS, status, body)
-    return None if status == 429 and "retry-after" not in headers else code
+def unanswered(status: int, headers: Mapping[str, str], body: bytes) -> tuple[Ending, str] | None:
+    """How a request ended, and the code, that got a refusal in the documented shape or an engine that died; None for
+    any other answer."""
+    code = _documented(REFUSED_STATUSES, status, body)
+    if code is None or (status == 429 and "retry-after" not in headers):
+        return None
+    return ("lost" if code == FAILED else "refused"), code
 
 
 def rejection(status: int, body: bytes) -> str | None:
     """The code with which a bad file was rejected in the documented shape, None for any other answer."""
-    return _documented(REJECTIONS, status, body)
+    return _documented(REJECTED_STATUSES, status, body)
+
+
+def problem_of(check: Callable[[], str | None]) -> str | None:
+    """What ``check`` says, or what it tripped over: the answer may be anything. Raises httpx.HTTPError."""
+    try:
+        return check()
+    except httpx.HTTPError:
+        raise
+    except Exception as error:
+        return f"not an answer: {type(error).__name__}: {error}"
+
+
+def wrong_answer(row: TextRow | ImageRow, answer: Any, versions: Mapping[str, Set[str]]) -> str | None:
+    """``answer`` is any JSON: of a whole answer, or the last event of a stream. ``versions``: what each adapter may
+    have run with."""
+    if isinstance(row, TextRow):
+        return problem_of(lambda: wrong_text(row, answer, versions))
+    return problem_of(lambda: wrong_image(row, answer, versions))
 
 
 def wrong_text(row: TextRow, answer: Mapping[str, Any], versions: Mapping[str, Set[str]]) -> str | None:
-    """``answer`` is that of a whole answer, or the last event of a stream. ``versions``: what each adapter may have run
-    with."""
     counted = (answer["usage"]["prompt_tokens"], answer["usage"]["completion_tokens"])
     if counted != (row.prompt_tokens, row.output_tokens):
         return f"tokens: expected {row.prompt_tokens} and {row.output_tokens}, got {counted[0]} and {counted[1]}"
@@ -71,10 +84,11 @@ def wrong_receipt(row: Asked, receipt: Mapping[str, Any], versions: Mapping[str,
     return None
 
 
-def _documented(codes: Mapping[int, Set[str]], status: int, body: bytes) -> str | None:
+def _documented(statuses: Set[int], status: int, body: bytes) -> str | None:
+    codes = {row.code for row in TABLE.values() if row.status == status} if status in statuses else set()
     try:
         error = json.loads(body)["error"]
         is_whole = {"type", "code", "message", "param"} <= error.keys() and bool(error["message"])
-        return str(error["code"]) if is_whole and error["code"] in codes.get(status, ()) else None
-    except (LookupError, TypeError, ValueError, AttributeError):
+        return str(error["code"]) if is_whole and error["code"] in codes else None
+    except (LookupError, TypeError, ValueError, AttributeError, RecursionError):
         return None

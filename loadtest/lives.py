@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from random import Random
 from time import monotonic
 from typing import Any
@@ -21,13 +22,19 @@ Check = Callable[[httpx.Response], str | None]  # what is wrong with an answer
 
 
 class Lives:
-    """Of one server. An outcome is given for every request that is made."""
+    """Of one server. An outcome is given for every request that is made; the first is due when its row is."""
 
     def __init__(self, client: httpx.Client, stock: ServerStock, names: Names, asker: Asker, *, start_s: float) -> None:
         self._client, self._stock, self._names, self._asker = client, stock, names, asker
         self._start_s = start_s
 
     def live(self, row: UploadRow) -> Iterator[Outcome]:
+        due_s: float | None = row.offset_s
+        for outcome in self._outcomes(row):
+            yield replace(outcome, due_s=due_s)
+            due_s = None
+
+    def _outcomes(self, row: UploadRow) -> Iterator[Outcome]:
         match row.form:
             case "hostile":
                 yield self._hostile(row)
@@ -41,27 +48,32 @@ class Lives:
         Ends early where something is not answered, with the delete all the same."""
         first, second = Random(row.seed).choices(self._stock.files, k=2)
         self._names.add(row.name, first.version)
+        is_there = False
         try:
-            yield (outcome := self._upload(row, first))
-            if outcome.ending != "answered":
-                return
-            for step in (self._use, lambda row: self._download(row, first), lambda row: self._upload(row, second)):
-                yield (outcome := step(row))
+            for outcome in self._steps(row, first, second):
+                yield outcome
                 if outcome.ending != "answered":
                     break
-            else:
-                self._names.add(row.name, second.version)
-                yield self._use(row)
-                yield self._roll_back(row, first)
-                self._names.add(row.name, first.version)
-                yield self._use(row)
-            yield self._delete(row)
+                is_there = True
+            if is_there:
+                yield self._delete(row)
         finally:
             self._names.forget(row.name)
 
+    def _steps(self, row: UploadRow, first: UploadFile, second: UploadFile) -> Iterator[Outcome]:
+        """Each is made when the one before was answered."""
+        yield self._upload(row, first)
+        yield self._use(row)
+        yield self._download(row, first)
+        yield self._upload(row, second)
+        self._names.add(row.name, second.version)
+        yield self._use(row)
+        yield self._roll_back(row, first)
+        self._names.add(row.name, first.version)
+        yield self._use(row)
+
     def _use(self, row: UploadRow) -> Outcome:
-        due_s = monotonic() - self._start_s
-        common: dict[str, Any] = {"offset_s": due_s, "adapters": (row.name,), "seed": row.seed}
+        common: dict[str, Any] = {"offset_s": row.offset_s, "adapters": (row.name,), "seed": row.seed}
         if row.server == "pictures":
             return self._asker.image(self._client, ImageRow(num_steps=FIRST_IMAGE_STEPS, **common))
         text = TextRow(prompt_tokens=FIRST_TEXT_TOKENS, output_tokens=FIRST_TEXT_TOKENS, **common)
@@ -101,8 +113,10 @@ class Lives:
     def _move(self, row: UploadRow) -> Outcome:
         versions = self._stock.versions[row.name]
         following = dict(zip(versions, (*versions[1:], versions[0]), strict=True))
-        with self._names.moving(row.name, following) as version:
-            return self._sent("move", _fields(200, version=version), self._patch(row.name, version))
+        with self._names.moving(row.name, following) as move:
+            outcome = self._sent("move", _fields(200, version=move.version), self._patch(row.name, move.version))
+            move.ending = outcome.ending
+        return outcome
 
     def _patch(self, name: str, version: str) -> Callable[[], httpx.Response]:
         return lambda: self._client.patch(f"/adapters/{name}", json={"version": version})
@@ -125,14 +139,20 @@ class Lives:
         except httpx.HTTPError as error:
             total_s = monotonic() - sent_s
             ending, detail = "lost", f"{type(error).__name__}: {error}"
-        since_s = sent_s - self._start_s
-        return Outcome(action=action, ending=ending, detail=detail, due_s=since_s, sent_s=since_s, total_s=total_s)
+        return Outcome(
+            action=action,
+            ending=ending,
+            detail=detail,
+            due_s=None,
+            sent_s=sent_s - self._start_s,
+            total_s=total_s,
+        )
 
 
 def _judge(response: httpx.Response, check: Check) -> tuple[Ending, str]:
-    if code := checks.refusal(response.status_code, response.headers, response.content):
-        return "refused", code
-    problem = check(response)
+    if ended := checks.unanswered(response.status_code, response.headers, response.content):
+        return ended
+    problem = checks.problem_of(lambda: check(response))
     return ("wrong", problem) if problem else ("answered", "")
 
 

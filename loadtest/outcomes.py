@@ -15,14 +15,16 @@ Ending = Literal["answered", "refused", "wrong", "lost", "left"]
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
     """``answered``: as asked for. ``refused``: 429, 503 or 504 in the documented shape. ``wrong``: any other answer.
-    ``lost``: no answer, or one that breaks off. ``left``: the client itself went away, as planned.
+    ``lost``: no answer, one that breaks off, or that of an engine that died. ``left``: the client itself went away, as
+    planned.
 
-    Seconds: ``due_s`` and ``sent_s`` from the start of the run, the others from the sending. ``detail`` says what is
-    wrong, or a refusal's code. ``token_s``: mean time between the tokens of a stream after the first."""
+    Seconds: ``due_s`` and ``sent_s`` from the start of the run, the others from the sending. ``due_s`` is the offset of
+    a row of the trace, None of what follows the first request of a row. ``detail`` says what is wrong, or a code.
+    ``token_s``: mean time between the tokens of a stream after the first."""
 
     action: Action
     ending: Ending
-    due_s: float
+    due_s: float | None
     sent_s: float
     total_s: float
     detail: str = ""
@@ -32,6 +34,10 @@ class Outcome:
     switch_ms: float | None = None
     queue_ms: float | None = None
     mode: str | None = None
+
+    @property
+    def late_s(self) -> float:
+        return 0.0 if self.due_s is None else self.sent_s - self.due_s
 
     @property
     def ended_s(self) -> float:

@@ -29,7 +29,7 @@ def draw(record: Record, outcomes: Sequence[Outcome], samples: Sequence[Sample],
     _rates(next(axes), stretches, outcomes)
     _endings(next(axes), stretches, outcomes)
     _times(next(axes), stretches, outcomes, ("text: first token, time per token", "ms"), _TEXT_TIMES)
-    _times(next(axes), stretches, outcomes, ("pictures and uploads, from sending to the end", "s"), _WHOLE_TIMES)
+    _times(next(axes), stretches, outcomes, ("pictures and uploads, to the end", "s"), _WHOLE_TIMES)
     _switches(next(axes), outcomes)
     _memory(next(axes), record, samples)
     _gauges(next(axes), samples, "adapters resident", "adapter_resident")
@@ -46,24 +46,20 @@ def draw(record: Record, outcomes: Sequence[Outcome], samples: Sequence[Sample],
 _Value = Callable[[Outcome], float | None]
 
 
-def _ms(value: float | None) -> float | None:
-    return None if value is None else 1e3 * value
-
-
 def _total_s(action: str) -> _Value:
-    return lambda one: one.total_s if one.action == action and one.ending == "answered" else None
+    return lambda one: one.late_s + one.total_s if one.action == action and one.ending == "answered" else None
 
 
 _TEXT_TIMES: dict[str, _Value] = {
-    "first token": lambda one: _ms(one.first_text_s),
-    "per token": lambda one: _ms(one.token_s),
+    "first token": lambda one: None if one.first_text_s is None else 1e3 * (one.late_s + one.first_text_s),
+    "per token": lambda one: None if one.token_s is None else 1e3 * one.token_s,
 }
 _WHOLE_TIMES: dict[str, _Value] = {"picture": _total_s("image"), "upload": _total_s("upload")}
 
 
 def _rates(axes: Any, stretches: Stretches, outcomes: Sequence[Outcome]) -> None:
     minutes = [at_s / 60 for at_s in stretches.middles_s]
-    axes.plot(minutes, stretches.rates(one.due_s for one in outcomes), color=COLOURS[5], label="offered")
+    axes.plot(minutes, stretches.rates(one.sent_s - one.late_s for one in outcomes), color=COLOURS[5], label="offered")
     answered = [one.ended_s for one in outcomes if one.ending == "answered"]
     axes.plot(minutes, stretches.rates(answered), color=COLOURS[0], label="answered")
     _finish(axes, "requests", "per second")
@@ -104,7 +100,7 @@ def _switches(axes: Any, outcomes: Sequence[Outcome]) -> None:
 def _memory(axes: Any, record: Record, samples: Sequence[Sample]) -> None:
     for (server, growth), colour in zip(record.memory.items(), COLOURS, strict=False):
         points = [(one.at_s / 60, one.rss_bytes / MIB) for one in samples if one.server == server]
-        label = f"{server}: {growth.slope_mib_per_h:+.0f} MiB/h over the second half"
+        label = f"{server}: {growth.slope_mib_per_h:+.0f} MiB/h between its middle quarters"
         axes.plot([at for at, _ in points], [mib for _, mib in points], color=colour, label=label)
     axes.set_ylim(bottom=0)
     _finish(axes, "memory of the server processes", "MiB")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -13,10 +13,13 @@ from typing import Any, Self
 
 from adapters_store.tools.bench_report import machine
 from loadtest.comparing import Comparison
-from loadtest.figures import Growth, growth_of
+from loadtest.figures import figures_of
+from loadtest.memory import Growth, growth_of
+from loadtest.outcomes import Outcome
+from loadtest.samples import Sample
 from loadtest.scenario import Scenario
 from loadtest.session import Session
-from loadtest.slo import Slo, Verdict
+from loadtest.slo import Slo, Verdict, judge
 
 LIBRARIES = ("shira-server", "locust", "torch", "transformers", "diffusers", "fastapi", "uvicorn")
 
@@ -24,7 +27,7 @@ LIBRARIES = ("shira-server", "locust", "torch", "transformers", "diffusers", "fa
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Record:
     """``duration_s``: in which requests were due. ``problems``: the first details of what went wrong or was
-    refused."""
+    refused. ``failures``: what failed beside the requests. ``replayed``: the trace, where it was given."""
 
     scenario: Mapping[str, Any]
     command: str
@@ -38,6 +41,8 @@ class Record:
     verdicts: Sequence[Verdict]
     comparisons: Sequence[Comparison]
     problems: Sequence[str]
+    failures: Sequence[str] = ()
+    replayed: str | None = None
 
     def save(self, path: Path) -> None:
         told = asdict(self) | {"verdicts": [_verdict_json(verdict) for verdict in self.verdicts]}
@@ -52,7 +57,7 @@ class Record:
         return cls(**told)
 
 
-def record_of(session: Session, scenario: Scenario, argv: Sequence[str]) -> Record:
+def record_of(session: Session, scenario: Scenario, argv: Sequence[str], *, replayed: str | None = None) -> Record:
     return Record(
         scenario=scenario.model_dump(),
         command=shlex.join(["python", "-m", "loadtest.run", *argv[1:]]),
@@ -61,17 +66,35 @@ def record_of(session: Session, scenario: Scenario, argv: Sequence[str]) -> Reco
         machine=machine(),
         versions={library: version(library) for library in LIBRARIES},
         figures=session.figures,
-        memory=growth_of(session.samples),
+        memory=growth_of(session.samples, session.audits, duration_s=session.duration_s),
         audits=session.audits,
         verdicts=session.verdicts,
         comparisons=session.comparisons,
-        problems=_problems(session),
+        problems=_problems(session.outcomes),
+        failures=session.failures,
+        replayed=replayed,
     )
 
 
-def _problems(session: Session, most: int = 20) -> list[str]:
+def judged_anew(
+    record: Record, outcomes: Sequence[Outcome], samples: Sequence[Sample], slos: Sequence[Slo] | None
+) -> Record:
+    """With the figures as they are taken now. ``slos`` None: those it was judged by."""
+    comparisons = [one for one in record.comparisons if one.is_known]
+    figures = figures_of(outcomes, samples, record.audits, comparisons, duration_s=record.duration_s)
+    return replace(
+        record,
+        figures=figures,
+        memory=growth_of(samples, record.audits, duration_s=record.duration_s),
+        verdicts=judge([verdict.slo for verdict in record.verdicts] if slos is None else slos, figures),
+        comparisons=comparisons,
+        problems=_problems(outcomes),
+    )
+
+
+def _problems(outcomes: Sequence[Outcome], most: int = 20) -> list[str]:
     """Wrong and lost ones first."""
-    told = [one for one in session.outcomes if one.ending in ("wrong", "lost", "refused")]
+    told = [one for one in outcomes if one.ending in ("wrong", "lost", "refused")]
     told.sort(key=lambda one: (one.ending == "refused", one.sent_s))
     return [f"{one.sent_s:.1f} s: {one.action} {one.ending}: {one.detail}" for one in told[:most]]
 

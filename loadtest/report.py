@@ -1,22 +1,28 @@
 """The report of a run: ``report.md``, ``report.png``, and both in one ``report.html`` that needs no other file.
 
-``python -m loadtest.report FOLDER`` writes them anew from what the run left there."""
+``python -m loadtest.report FOLDER`` judges a run anew by what it left there, and writes its report anew."""
 
 from __future__ import annotations
 
 import base64
 import html
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import click
 
-from loadtest.figures import PERCENTS, TIMES
-from loadtest.outcomes import read_outcomes
+from loadtest.comparing import Comparison
+from loadtest.figures import PERCENTS
+from loadtest.outcomes import Outcome, read_outcomes
 from loadtest.plot import draw
-from loadtest.record import Record
-from loadtest.run_files import OUTCOMES, RECORD, SAMPLES
+from loadtest.record import Record, judged_anew
+from loadtest.run_files import OUTCOMES, RECORD, SAMPLES, TRACE
 from loadtest.samples import read_samples
+from loadtest.slo import load_slos
+from loadtest.times import TIMES
+from loadtest.trace import read_trace
+from server.core.errors import ServerError
 
 Table = Sequence[Sequence[str]]  # the heading first
 
@@ -56,22 +62,25 @@ def as_html(record: Record, png: bytes) -> str:
 
 def verdict_line(record: Record) -> str:
     broken = [verdict.slo.name for verdict in record.verdicts if not verdict.is_met]
-    outcome = (
+    objectives = (
         f"{len(broken)} of {len(record.verdicts)} objectives broken: {', '.join(broken)}"
         if broken
         else (f"All {len(record.verdicts)} objectives held")
     )
     figures = record.figures
+    failures = f" Beside the requests, {len(record.failures)} things failed." if record.failures else ""
     return (
-        f"{outcome}. {figures['num_requests']:.0f} requests in {record.duration_s:g} s: {figures['num_answered']:.0f} "
-        f"answered, {figures['num_refused']:.0f} refused, {figures['num_wrong']:.0f} wrong, {figures['num_lost']:.0f} "
-        f"lost, {figures['num_left']:.0f} whose client left."
+        f"{objectives}. {figures['num_requests']:.0f} requests in {record.duration_s:g} s: "
+        f"{figures['num_answered']:.0f} answered, {figures['num_refused']:.0f} refused, "
+        f"{figures['num_wrong']:.0f} wrong, {figures['num_lost']:.0f} lost, "
+        f"{figures['num_left']:.0f} whose client left.{failures}"
     )
 
 
 def sections(record: Record) -> list[tuple[str, Table]]:
     found = [
         ("Objectives", _objectives(record)),
+        ("Failures beside the requests", [["first of each kind"], *([failure] for failure in record.failures)]),
         ("Times", _times(record)),
         ("Counts", _counts(record)),
         ("Memory", _memory(record)),
@@ -102,7 +111,7 @@ def _times(record: Record) -> Table:
         for name, meaning in TIMES.items()
         if f"{name}_p{PERCENTS[0]}" in record.figures
     ]
-    return [["figure", *(f"p{percent}" for percent in PERCENTS), "of what was answered"], *rows]
+    return [["figure", *(f"p{percent}" for percent in PERCENTS), "of what was answered, from when it was due"], *rows]
 
 
 def _counts(record: Record) -> Table:
@@ -111,7 +120,8 @@ def _counts(record: Record) -> Table:
 
 
 def _memory(record: Record) -> Table:
-    heading = ["server", "peak, MiB", "growth in the second half, MiB", "slope, MiB/h", "± standard error", "base"]
+    heading = ["server", "peak, MiB", "growth, MiB (third quarter's mean less the second's: rates are the same)"]
+    heading += ["per hour, MiB", "± standard error", "base"]
     rows = [
         [
             name,
@@ -128,19 +138,24 @@ def _memory(record: Record) -> Table:
 
 def _comparisons(record: Record) -> Table:
     rows = [
-        [one.figure, f"{one.client_ms:.4g}", f"{one.low_ms:g} to {one.high_ms:g}", str(one.buckets_apart)]
+        [one.figure, f"{one.client_ms:.4g}", f"{one.low_ms:g} to {one.high_ms:g}", _apart(one)]
         for one in record.comparisons
     ]
     return [["figure", "generator, ms", "server's bucket, ms", "buckets apart"], *rows]
 
 
+def _apart(one: Comparison) -> str:
+    return "the server counted none" if one.buckets_apart is None else str(one.buckets_apart)
+
+
 def _circumstances(record: Record) -> Table:
-    scenario = record.scenario
+    rate = record.scenario["rate"]
+    curve = f"{rate['curve']}, peak {rate['peak']:g}, cv {rate['cv']:g}"
+    drawn = {"seed": record.scenario["seed"], "rate curve": curve}
     facts = {
         "ended": record.ended_at,
-        "seed": scenario["seed"],
-        "mean rate asked for, per s": f"{scenario['rate']['mean_per_s']:.4g}",
-        "rate curve": f"{scenario['rate']['curve']}, peak {scenario['rate']['peak']:g}, cv {scenario['rate']['cv']:g}",
+        "mean rate asked for, per s": f"{rate['mean_per_s']:.4g}",
+        **(drawn if record.replayed is None else {"replayed": record.replayed}),
         **record.machine,
         **record.versions,
     }
@@ -168,10 +183,27 @@ def _class(cell: str) -> str:
 
 @click.command()
 @click.argument("folder", type=click.Path(path_type=Path, exists=True, file_okay=False))
-def main(folder: Path) -> None:
-    """Writes the report of a run anew."""
+@click.option("--slo", "slo_file", type=click.Path(path_type=Path), help="Objectives, TOML; by default the run's own.")
+def main(folder: Path, slo_file: Path | None) -> None:
+    """Judges the run of FOLDER anew, and writes its report anew."""
+    try:
+        slos = None if slo_file is None else load_slos(slo_file)
+        record = Record.load(folder / RECORD)
+        outcomes = _with_due_times(read_outcomes(folder / OUTCOMES), folder)
+        record = judged_anew(record, outcomes, read_samples(folder / SAMPLES), slos)
+    except ServerError as error:
+        raise click.ClickException(str(error)) from error
+    record.save(folder / RECORD)
     write_report(folder)
+    for verdict in record.verdicts:
+        click.echo(str(verdict))
     click.echo(f"{folder}/report.html")
+
+
+def _with_due_times(outcomes: Sequence[Outcome], folder: Path) -> list[Outcome]:
+    """Earlier versions wrote when they sent it as the due time of what follows the first request of a row."""
+    offsets_s = {row.offset_s for row in read_trace(folder / TRACE)}
+    return [one if one.due_s in offsets_s else replace(one, due_s=None) for one in outcomes]
 
 
 if __name__ == "__main__":

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import sys
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import click
@@ -17,17 +20,18 @@ from loadtest.record import record_of
 from loadtest.report import write_report
 from loadtest.run_files import OUTCOMES, RECORD, SAMPLES, TRACE
 from loadtest.samples import write_samples
-from loadtest.scenario import Scenario, load_scenario
+from loadtest.scenario import Scenario, ScenarioRejected, load_scenario
 from loadtest.servers import running_world
 from loadtest.session import Session, run_session
 from loadtest.slo import load_slos
-from loadtest.trace import read_trace, write_trace
+from loadtest.trace import Trace, read_trace, write_trace
 from server.core.config import load_config
 from server.core.errors import ServerError
 
 HERE = Path(__file__).parent
 SCENARIO, SLOS = HERE / "scenarios" / "two_minutes.toml", HERE / "slo" / "default.toml"
 OUT = HERE.parent / ".cache" / "loadtest"
+RUN = "run"  # the folder of the run itself, beside those of the servers
 
 
 @click.command(context_settings={"max_content_width": 120})
@@ -61,31 +65,54 @@ def main(  # noqa: PLR0917 - click passes them by name
             rate = rate_share * read_capacity(capacity_file)
         scenario = load_scenario(scenario_file).changed(rate_per_s=rate, duration_s=duration, seed=seed)
         slos = load_slos(slo_file)
-        trace = draw_trace(scenario) if trace_file is None else read_trace(trace_file)
-        with tempfile.TemporaryDirectory(prefix="shira-load-") as scratch:
+        if trace_file is None:
+            trace = draw_trace(scenario)
+        else:
+            trace = read_trace(trace_file)
+            scenario = as_replayed(scenario, trace, duration_s=duration)
+        with _scratch(out) as scratch:
             models_dir = load_config({}, os.environ).models_path
             click.echo(f"{scenario.name}: {len(trace)} requests in {scenario.duration_s:g} s; starting servers")
-            with running_world(scenario, Path(scratch), models_dir, core=server_core) as world:
+            with running_world(scenario, scratch, models_dir, core=server_core) as world:
                 click.echo("servers are ready, adapters uploaded; asking")
-                folder = Path(scratch) / "run"
-                duration_s = max(scenario.duration_s, trace[-1].offset_s if trace else 0)
+                duration_s, folder = scenario.duration_s, scratch / RUN
                 session = run_session(world, trace, slos, folder, duration_s=duration_s, core=generator_core)
-        keep(session, scenario, out)
+        keep(session, scenario, out, replayed=None if trace_file is None else str(trace_file))
     except ServerError as error:
         raise click.ClickException(str(error)) from error
-    for verdict in session.verdicts:
-        click.echo(str(verdict))
+    for told in (*session.verdicts, *session.failures):
+        click.echo(str(told))
     click.echo(f"report: {out}/report.html")
     sys.exit(0 if session.is_held else 1)
 
 
-def keep(session: Session, scenario: Scenario, out: Path) -> None:
+def as_replayed(scenario: Scenario, trace: Trace, *, duration_s: float | None) -> Scenario:
+    """As long as the trace, unless ``duration_s`` is longer, at the trace's own mean rate. Raises ScenarioRejected."""
+    if not trace:
+        raise ScenarioRejected("trace: expected one request or more, got none")
+    whole_s = max(trace[-1].offset_s, duration_s or 1.0)
+    return scenario.changed(duration_s=whole_s, rate_per_s=len(trace) / whole_s)
+
+
+@contextmanager
+def _scratch(out: Path) -> Iterator[Path]:
+    """A folder that goes; its logs, and the outcomes there are, stay in ``out`` however it ends."""
+    with tempfile.TemporaryDirectory(prefix="shira-load-") as name:
+        folder = Path(name)
+        try:
+            yield folder
+        finally:
+            out.mkdir(parents=True, exist_ok=True)
+            for file in (*folder.glob("*.log"), *folder.glob(f"{RUN}/*.log"), *folder.glob(f"{RUN}/{OUTCOMES}")):
+                shutil.copy(file, out)
+
+
+def keep(session: Session, scenario: Scenario, out: Path, *, replayed: str | None) -> None:
     """The run's own files, and its report."""
-    out.mkdir(parents=True, exist_ok=True)
     write_trace(session.trace, out / TRACE)
     write_outcomes(session.outcomes, out / OUTCOMES)
     write_samples(session.samples, out / SAMPLES)
-    record_of(session, scenario, sys.argv).save(out / RECORD)
+    record_of(session, scenario, sys.argv, replayed=replayed).save(out / RECORD)
     write_report(out)
 
 

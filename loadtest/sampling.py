@@ -10,19 +10,24 @@ from time import monotonic
 import psutil
 from prometheus_client.parser import text_string_to_metric_families
 
+from loadtest.failures import noted
 from loadtest.samples import Sample
 from loadtest.scenario import ServerName
 from loadtest.servers import RunningServer
+from server.bench_serve.processes import ServerFailed
 
 GAUGES = ("shira_adapter_resident", "shira_tier_bytes", "shira_queue_depth")
 
 
 @contextmanager
-def sampled(servers: Mapping[ServerName, RunningServer], *, every_s: float) -> Iterator[list[Sample]]:
-    """The list grows by a sample of each server now, every so often, and at the end."""
+def sampled(
+    servers: Mapping[ServerName, RunningServer], failures: list[str], *, every_s: float
+) -> Iterator[list[Sample]]:
+    """The list grows by a sample of each server now, every so often, and at the end; a sample that fails is noted in
+    ``failures``, and the next one tried."""
     samples: list[Sample] = []
     done = threading.Event()
-    thread = threading.Thread(target=_sample, args=(servers, samples, every_s, done), name="sampling")
+    thread = threading.Thread(target=_sample, args=(servers, samples, failures, every_s, done), name="sampling")
     thread.start()
     try:
         yield samples
@@ -41,21 +46,31 @@ def read_gauges(text: str) -> dict[str, float]:
 
 
 def _sample(
-    servers: Mapping[ServerName, RunningServer], samples: list[Sample], every_s: float, done: threading.Event
+    servers: Mapping[ServerName, RunningServer],
+    samples: list[Sample],
+    failures: list[str],
+    every_s: float,
+    done: threading.Event,
 ) -> None:
     is_last = False
     while not is_last:
         is_last = done.is_set()
-        samples += [_sample_of(name, server) for name, server in servers.items()]
+        for name, server in servers.items():
+            with noted(failures):
+                samples.append(_sample_of(name, server))
         done.wait(every_s)
 
 
 def _sample_of(name: ServerName, server: RunningServer) -> Sample:
-    process = psutil.Process(server.pid)
-    return Sample(
-        at_s=monotonic(),
-        server=name,
-        rss_bytes=process.memory_info().rss,
-        children_bytes=sum(child.memory_info().rss for child in process.children(recursive=True)),
-        gauges=read_gauges(server.metrics()),
-    )
+    """Raises ServerFailed."""
+    try:
+        process = psutil.Process(server.pid)
+        return Sample(
+            at_s=monotonic(),
+            server=name,
+            rss_bytes=process.memory_info().rss,
+            children_bytes=sum(child.memory_info().rss for child in process.children(recursive=True)),
+            gauges=read_gauges(server.metrics()),
+        )
+    except (psutil.Error, ValueError) as error:
+        raise ServerFailed(f"{name} server: no sample: {type(error).__name__}: {error}") from error

@@ -41,16 +41,22 @@ class RunningServer:
         return self.process.pid
 
     def metrics(self) -> str:
-        return checked(self.client.get("/metrics")).text
+        """Raises ServerFailed."""
+        return self.call("GET", "/metrics").text
 
-    def verify(self) -> dict[str, Any]:
-        """The audit's report, whatever it found."""
-        report: dict[str, Any] = self.client.post("/admin/verify").json()
-        return report
+    def check_base(self) -> None:
+        """Raises ServerFailed, unless the server's audit finds its base intact."""
+        self.call("POST", "/admin/verify")  # succeeds only then
 
-    def state(self) -> dict[str, Any]:
-        state: dict[str, Any] = checked(self.client.get("/admin/state")).json()
-        return state
+    def call(self, method: str, path: str, **content: Any) -> httpx.Response:
+        """Raises ServerFailed unless it succeeds."""
+        try:
+            response = self.client.request(method, path, **content)
+        except httpx.HTTPError as error:
+            raise ServerFailed(f"{self.name} server: {method} {path}: {type(error).__name__}: {error}") from error
+        if response.is_error:
+            raise ServerFailed(f"{self.name} server: {method} {path}: {response.text}")
+        return response
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -117,8 +123,7 @@ def _running(
 
 def _push(server: RunningServer, held: Held) -> None:
     for _, path in held.files:
-        form = {"name": held.name}
-        checked(server.client.post("/adapters", data=form, files={"file": path.read_bytes()}))
+        server.call("POST", "/adapters", data={"name": held.name}, files={"file": path.read_bytes()})
 
 
 def _stock(
@@ -131,10 +136,3 @@ def _stock(
         files=() if uploads is None else tuple(make_upload_files(base, uploads, folder)),
         hostile=() if uploads is None else tuple(make_hostile_files(base, uploads, folder)),
     )
-
-
-def checked(response: httpx.Response) -> httpx.Response:
-    """Raises ServerFailed unless it succeeded."""
-    if response.is_error:
-        raise ServerFailed(f"{response.request.method} {response.request.url.path}: {response.text}")
-    return response

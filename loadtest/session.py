@@ -7,8 +7,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from loadtest.comparing import Comparison, compare
+from loadtest.failures import noted
 from loadtest.figures import figures_of
-from loadtest.locust_process import run_locust
+from loadtest.ledger import lost_rows
+from loadtest.locust_process import LocustFailed, run_locust
 from loadtest.outcomes import Outcome, read_outcomes
 from loadtest.run_files import OUTCOMES, START, STOCK, TRACE
 from loadtest.samples import Sample
@@ -22,7 +24,8 @@ SAMPLES_PER_RUN = 720
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Session:
-    """What came of a run. ``audits``: of each server, whether its base is intact."""
+    """What came of a run. ``audits``: of each server, whether its base is intact. ``failures``: what failed beside the
+    requests."""
 
     trace: Trace
     duration_s: float
@@ -32,29 +35,42 @@ class Session:
     figures: Mapping[str, float]
     verdicts: list[Verdict]
     comparisons: list[Comparison]
+    failures: list[str]
 
     @property
     def is_held(self) -> bool:
-        return all(verdict.is_met for verdict in self.verdicts)
+        return not self.failures and all(verdict.is_met for verdict in self.verdicts)
 
 
 def run_session(
     world: World, trace: Trace, slos: tuple[Slo, ...], folder: Path, *, duration_s: float, core: int | None = None
 ) -> Session:
-    """``core``: the generator runs on that one alone. Raises LocustFailed, ServerFailed."""
+    """``core``: the generator runs on that one alone. Raises ServerFailed and LocustFailed where nothing was asked;
+    later failures are noted."""
     folder.mkdir(parents=True, exist_ok=True)
+    (folder / START).unlink(missing_ok=True)  # of the run before
     write_trace(trace, folder / TRACE)
     world.stock.save(folder / STOCK)
-    before = {name: server.metrics() for name, server in world.servers.items()}
+    before, failures = _text_metrics(world), list[str]()
     every_s = max(duration_s / SAMPLES_PER_RUN, 1.0)
-    with sampled(world.servers, every_s=every_s) as watched:
+    with sampled(world.servers, failures, every_s=every_s) as watched, noted(failures):
         run_locust(folder, duration_s=duration_s, core=core)
-    after = {name: server.metrics() for name, server in world.servers.items()}
-    audits: dict[str, bool] = {name: bool(server.verify()["ok"]) for name, server in world.servers.items()}
+    after = before
+    with noted(failures):
+        after = _text_metrics(world)
+    audits: dict[str, bool] = dict.fromkeys(world.servers, False)
+    for name, server in world.servers.items():
+        with noted(failures):
+            server.check_base()
+            audits[name] = True
+    if not (folder / START).exists():
+        raise LocustFailed("; ".join(failures))
     outcomes = read_outcomes(folder / OUTCOMES)
+    outcomes += lost_rows(trace, outcomes)
     start_s = float((folder / START).read_text())
     samples = [replace(sample, at_s=sample.at_s - start_s) for sample in watched]
-    figures = figures_of(outcomes, samples, audits, duration_s=duration_s)
+    comparisons = compare(outcomes, before, after)
+    figures = figures_of(outcomes, samples, audits, comparisons, duration_s=duration_s)
     return Session(
         trace=trace,
         duration_s=duration_s,
@@ -63,5 +79,11 @@ def run_session(
         audits=audits,
         figures=figures,
         verdicts=judge(slos, figures),
-        comparisons=compare(outcomes, before.get("text", ""), after.get("text", "")),
+        comparisons=comparisons,
+        failures=failures,
     )
+
+
+def _text_metrics(world: World) -> str:
+    """Raises ServerFailed."""
+    return world.servers["text"].metrics() if "text" in world.servers else ""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -63,5 +63,5 @@ def load_slos(path: Path) -> tuple[Slo, ...]:
     return read_toml(path, SloFile).slo
 
 
-def judge(slos: tuple[Slo, ...], figures: Mapping[str, float]) -> list[Verdict]:
+def judge(slos: Sequence[Slo], figures: Mapping[str, float]) -> list[Verdict]:
     return [Verdict(slo=slo, value=figures.get(slo.figure)) for slo in slos]

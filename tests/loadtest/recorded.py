@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from loadtest.comparing import Comparison
 from loadtest.outcomes import Action, Outcome
 from loadtest.samples import Sample
 
@@ -31,6 +32,14 @@ def outcomes() -> list[Outcome]:
         for at_s, action in enumerate(OTHERS)
     ]
     return texts + others
+
+
+def comparisons() -> list[Comparison]:
+    figures = ("text_first_token_ms_p50", "text_first_token_ms_p99", "text_token_ms_p99", "request_switch_ms_p99")
+    return [
+        Comparison(figure=figure, client_ms=15.0, low_ms=10.0, high_ms=20.0, buckets_apart=apart)
+        for apart, figure in zip((3, 0, 0, 1), figures, strict=True)
+    ]
 
 
 def samples() -> list[Sample]:

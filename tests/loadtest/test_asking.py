@@ -28,6 +28,12 @@ FIRST = b'data: {"text":"a"}\n\n'
 WHOLE = FIRST + b"data: " + json.dumps(LAST).encode() + b"\n\ndata: [DONE]\n\n"
 
 
+class SlowNames(Names):
+    def possible(self, name: str, *, since_s: float) -> set[str]:
+        sleep(0.5)
+        return {"v1"}
+
+
 def failure(code: str) -> bytes:
     return json.dumps({"error": {"type": "t", "code": code, "message": "m", "param": None}}).encode()
 
@@ -36,7 +42,7 @@ def ask(status: int, *pieces: bytes, pause_s: float = 0.0, headers: Any = (), **
     """Of a server that sends ``pieces`` with pauses before each but the first, and closes."""
     with answering(status, pieces, pause_s, dict(headers)) as url, http_client(url) as client:
         stock = Stock(servers={}, words=(" a",), captions=())
-        asker = Asker(stock, Names({}), start_s=monotonic())
+        asker = Asker(stock, SlowNames({}), start_s=monotonic())
         return asker.text(client, TextRow(offset_s=0, prompt_tokens=3, output_tokens=2, **row))
 
 
@@ -90,6 +96,40 @@ def test_a_stream_that_breaks_off_is_lost(pieces: tuple[bytes, ...]) -> None:
 
 def test_an_answer_that_is_shorter_than_it_says_is_lost() -> None:
     assert ask(200, b"{", headers={"content-length": "1000"}, stream=False).ending == "lost"
+
+
+@pytest.mark.parametrize(
+    ("body", "ending"),
+    [
+        (b"data: [DONE]\n\n", "wrong"),
+        (b"data: 7\n\ndata: [DONE]\n\n", "wrong"),
+        (b'data: [{"error": 1}]\n\ndata: [DONE]\n\n', "wrong"),
+        (b'data: {"error": {}}\n\n', "lost"),
+        (b'data: {"error": "draining"}\n\n', "lost"),
+        (b"data: " + 10_000 * b"[" + b"\n\ndata: [DONE]\n\n", "lost"),
+        (WHOLE.replace(b'"adapters": []', b'"adapters": 7'), "wrong"),
+    ],
+    ids=["nothing", "a number", "a list", "an empty error", "a word for an error", "deep", "a receipt of another kind"],
+)
+def test_whatever_a_stream_holds_has_an_outcome(body: bytes, ending: str) -> None:
+    assert ask(200, body).ending == ending
+
+
+@pytest.mark.parametrize(("body", "ending"), [(b"7", "wrong"), (b"null", "wrong"), (b"[]", "wrong"), (b"{", "lost")])
+def test_whatever_a_whole_answer_holds_has_an_outcome(body: bytes, ending: str) -> None:
+    assert ask(200, body, stream=False).ending == ending
+
+
+def test_a_request_ends_with_its_last_byte_however_long_the_answer_is_checked() -> None:
+    receipt = b'"adapters": [{"name": "kjv", "scale": 1.0, "version": "v1"}]'
+    outcome = ask(200, WHOLE.replace(b'"adapters": []', receipt), adapters=("kjv",))
+    assert outcome.ending == "answered"
+    assert outcome.total_s < 0.4
+
+
+def test_an_engine_that_died_has_lost_what_it_accepted() -> None:
+    assert ask(503, failure("engine_died")).ending == "lost"
+    assert ask(503, failure("out_of_memory")).ending == "refused"
 
 
 def test_a_server_that_is_not_there_has_lost_the_request() -> None:

@@ -2,7 +2,33 @@ from __future__ import annotations
 
 import pytest
 
-from loadtest.capacity import MAX_PROBES, PRECISION, Probe, find_capacity
+from loadtest.capacity import MAX_PROBES, PRECISION, Probe, broken_by, find_capacity
+from loadtest.session import Session
+from loadtest.slo import Slo, judge
+
+
+def probed(figures: dict[str, float], failures: list[str] | None = None) -> tuple[str, ...]:
+    slos = (Slo(name="lost", figure="num_lost", at_most=0), Slo(name="uploads", figure="upload_ms_p99", at_most=1))
+    return broken_by(
+        Session(
+            trace=[],
+            duration_s=1,
+            outcomes=[],
+            samples=[],
+            audits={},
+            figures=figures,
+            verdicts=judge(slos, figures),
+            comparisons=[],
+            failures=failures or [],
+        )
+    )
+
+
+def test_a_probe_is_held_by_what_it_measured_and_one_that_measured_nothing_is_not() -> None:
+    assert probed({"availability_percent": 100, "num_lost": 0}) == (), "uploads are too seldom for every probe"
+    assert len(probed({"availability_percent": 100, "num_lost": 1})) == 1
+    assert probed({"availability_percent": 100, "num_lost": 0}, ["no server"]) == ("no server",)
+    assert probed({"num_lost": 0}) == ("nothing was asked",)
 
 
 @pytest.mark.parametrize("limit", [0.1, 1.9, 2.0, 7.3, 40.0])

@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from loadtest.checks import refusal, rejection, wrong_image, wrong_text
+from loadtest.checks import rejection, unanswered, wrong_image, wrong_text
 from loadtest.trace import ImageRow, TextRow
+from server.api.errors import TABLE, Status
 
 ROW = TextRow(offset_s=0, adapters=("a", "b"), prompt_tokens=3, output_tokens=2)
 VERSIONS = {"a": {"v1", "v2"}, "b": {"v3"}}
@@ -88,14 +89,22 @@ def error(code: str) -> bytes:
 
 
 def test_a_refusal_counts_as_one_only_in_the_documented_shape() -> None:
-    assert refusal(429, {"retry-after": "1"}, error("queue_full")) == "queue_full"
-    assert refusal(503, {}, error("draining")) == "draining"
-    assert refusal(504, {}, error("deadline_exceeded")) == "deadline_exceeded"
-    assert refusal(429, {}, error("queue_full")) is None, "without Retry-After"
-    assert refusal(503, {}, error("deadline_exceeded")) is None, "of another status"
-    assert refusal(500, {}, error("internal_error")) is None
-    assert refusal(503, {}, b"upstream connect error") is None
-    assert refusal(503, {}, b'{"error": "draining"}') is None
+    assert unanswered(429, {"retry-after": "1"}, error("queue_full")) == ("refused", "queue_full")
+    assert unanswered(503, {}, error("draining")) == ("refused", "draining")
+    assert unanswered(504, {}, error("deadline_exceeded")) == ("refused", "deadline_exceeded")
+    assert unanswered(429, {}, error("queue_full")) is None, "without Retry-After"
+    assert unanswered(503, {}, error("deadline_exceeded")) is None, "of another status"
+    assert unanswered(500, {}, error("internal_error")) is None
+    assert unanswered(503, {}, b"upstream connect error") is None
+    assert unanswered(503, {}, b'{"error": "draining"}') is None
+
+
+@pytest.mark.parametrize(
+    "row", [row for row in TABLE.values() if row.status in {429, 503, 504}], ids=lambda row: row.code
+)
+def test_every_refusal_of_the_server_is_known_and_an_engine_that_died_refuses_nothing(row: Status) -> None:
+    ending = "lost" if row.code == "engine_died" else "refused"
+    assert unanswered(row.status, {"retry-after": "1"}, error(row.code)) == (ending, row.code)
 
 
 def test_a_bad_file_must_be_rejected_and_say_why() -> None:

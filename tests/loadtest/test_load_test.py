@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import json
 import sys
+from collections import Counter
 from pathlib import Path
+from threading import Thread
+from time import monotonic, sleep
 
+import psutil
 import pytest
 from click.testing import CliRunner
 
+from loadtest.outcomes import read_outcomes
 from loadtest.run import main
 from loadtest.run_files import OUTCOMES, RECORD, TRACE
 from loadtest.trace import read_trace
@@ -67,6 +72,13 @@ name = "intact"
 figure = "base_verified"
 at_least = 1
 """
+HARMLESS = """
+[[slo]]
+name = "something was asked"
+figure = "num_requests"
+at_least = 1
+"""
+TEXTS_ALONE = "mix = { text = 0.6, image = 0.2, upload = 0.2 }", "mix = { text = 1 }"
 BROKEN = """
 [[slo]]
 name = "faster than light"
@@ -96,7 +108,7 @@ def test_a_mixed_day_of_seconds_is_run_judged_reported_and_replayed(tmp_path: Pa
     assert run.exit_code == 0, run.output + (out / "report.md").read_text() if (out / "report.md").exists() else ""
     figures = json.loads((out / RECORD).read_text())["figures"]
     trace = read_trace(out / TRACE)
-    assert figures["num_text"] + figures["num_image"] >= sum(row.kind != "upload" for row in trace)
+    assert arrivals(out) == Counter(row.offset_s for row in trace)
     for action in ("upload", "hostile", "download", "move", "delete"):
         assert figures[f"num_{action}"] > 0, action
     assert (out / "report.html").stat().st_size > 10_000
@@ -106,5 +118,45 @@ def test_a_mixed_day_of_seconds_is_run_judged_reported_and_replayed(tmp_path: Pa
     assert again.exit_code == 1, again.output
     assert "BROKEN  faster than light" in again.output
     assert read_trace(tmp_path / "again" / TRACE) == trace
-    due = [json.loads(line)["due_s"] for line in (tmp_path / "again" / OUTCOMES).read_text().splitlines()]
-    assert {row.offset_s for row in trace if row.kind != "upload"} <= set(due)
+    assert arrivals(tmp_path / "again") == Counter(row.offset_s for row in trace)
+    record = json.loads((tmp_path / "again" / RECORD).read_text())
+    assert record["duration_s"] == trace[-1].offset_s
+    assert record["replayed"] == str(out / TRACE)
+
+
+@pytest.mark.slow
+def test_a_server_that_dies_meanwhile_is_reported_and_its_log_is_kept(tmp_path: Path) -> None:
+    day, out = tmp_path / "day.toml", tmp_path / "out"
+    day.write_text(SCENARIO.format(text=save_tiny_model(tmp_path / "tiny"), pictures="none").replace(*TEXTS_ALONE))
+    (tmp_path / "slo.toml").write_text(HARMLESS)
+    killer = Thread(target=kill_server_under_load)
+    killer.start()
+    run = CliRunner().invoke(main, [str(day), "--slo", str(tmp_path / "slo.toml"), "--out", str(out)])
+    killer.join()
+    assert run.exit_code == 1, run.output
+    record = json.loads((out / RECORD).read_text())
+    assert record["audits"] == {"text": False}
+    assert any("ConnectError" in failure for failure in record["failures"])
+    assert "memory_growth_mib" not in record["figures"]
+    assert record["figures"]["num_answered"] > 0
+    assert record["figures"]["num_lost"] > 0
+    assert arrivals(out) == Counter(row.offset_s for row in read_trace(out / TRACE))
+    assert {"text.log", "locust.log", "report.html"} <= {path.name for path in out.iterdir()}
+
+
+def arrivals(folder: Path) -> Counter[float]:
+    """When the outcomes of a run were due."""
+    return Counter(one.due_s for one in read_outcomes(folder / OUTCOMES) if one.due_s is not None)
+
+
+def kill_server_under_load() -> None:
+    """Seconds after Locust was started."""
+    deadline_s = monotonic() + 120
+    while monotonic() < deadline_s:
+        children = {" ".join(child.cmdline()): child for child in psutil.Process().children()}
+        servers = [child for command, child in children.items() if "server serve" in command]
+        if servers and any("locust" in command for command in children):
+            sleep(6)
+            servers[0].kill()
+            return
+        sleep(0.2)

@@ -1,17 +1,19 @@
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 import loadtest
-from loadtest.figures import figures_of, growth_of, known_figures
+from loadtest.figures import figures_of, known_figures
+from loadtest.memory import growth_of
 from loadtest.outcomes import Outcome
 from loadtest.samples import Sample
 from loadtest.scenario import ScenarioRejected
 from loadtest.slo import Slo, judge, load_slos
-from tests.loadtest.recorded import DURATION_S, outcomes, samples
+from tests.loadtest.recorded import DURATION_S, comparisons, outcomes, samples
 
 MIB = 2**20
 
@@ -20,7 +22,7 @@ def figures(
     changed: list[Outcome] | None = None, watched: list[Sample] | None = None, ok: bool = True
 ) -> dict[str, float]:
     audits = {"text": ok, "pictures": True}
-    return figures_of(changed or outcomes(), watched or samples(), audits, duration_s=DURATION_S)
+    return figures_of(changed or outcomes(), watched or samples(), audits, comparisons(), duration_s=DURATION_S)
 
 
 def test_a_run_has_every_figure_that_an_objective_may_name() -> None:
@@ -54,7 +56,9 @@ def test_a_good_run_breaks_nothing() -> None:
         ({"ending": "lost"}, "no lost request"),
         ({"first_text_s": 60.0}, "first token, 99 of 100 streams"),
         ({"token_s": 60.0}, "time per output token"),
-        ({"switch_ms": 60_000.0}, "switches"),
+        ({"switch_ms": 60_000.0}, "all switches of a request together"),
+        ({"sent_s": 60.0}, "the generator keeps its times"),
+        ({"sent_s": 60.0}, "first token, 99 of 100 streams"),
     ],
 )
 def test_one_bad_text_breaks_its_objective(change: dict[str, object], name: str) -> None:
@@ -83,10 +87,40 @@ def test_a_base_that_changed_breaks_its_objective() -> None:
 def test_memory_that_grows_breaks_its_objective_and_that_of_the_beginning_does_not_count() -> None:
     leaking = [replace(one, rss_bytes=one.rss_bytes + int(one.at_s * 10 * MIB)) for one in samples()]
     assert broken_by(watched=leaking) == {"memory"}
-    growth = growth_of(leaking)["text"]
-    assert growth.slope_mib_per_h == pytest.approx(10 * 3600, rel=0.01)
-    filling = [replace(one, rss_bytes=one.rss_bytes + int(min(one.at_s, 20) * 100 * MIB)) for one in samples()]
+    growth = growth_of(leaking, ["text"], duration_s=DURATION_S)["text"]
+    assert growth.slope_mib_per_h == pytest.approx(10 * 3600, rel=0.05)
+    filling = [replace(one, rss_bytes=one.rss_bytes + int(min(one.at_s, 15) * 100 * MIB)) for one in samples()]
     assert broken_by(watched=filling) == set()
+
+
+@pytest.mark.parametrize("leak_mib_per_s", [0, 1])
+def test_memory_that_follows_a_days_rate_neither_looks_like_a_leak_nor_hides_one(leak_mib_per_s: int) -> None:
+    def held(at_s: float) -> int:
+        return int((1000 - 300 * math.cos(2 * math.pi * at_s / DURATION_S) + leak_mib_per_s * at_s) * MIB)
+
+    day = [
+        Sample(at_s=at_s / 10, server="s", rss_bytes=held(at_s / 10), children_bytes=0, gauges={})
+        for at_s in range(601)
+    ]
+    growth = growth_of(day, ["s"], duration_s=DURATION_S)["s"]
+    assert growth.slope_mib_per_h / 3600 == pytest.approx(leak_mib_per_s, abs=0.2)
+
+
+@pytest.mark.parametrize(("start_s", "end_s"), [(0, 50), (10, 60), (0, 0)])
+def test_memory_that_was_not_watched_throughout_breaks_its_objective(start_s: float, end_s: float) -> None:
+    cut = [one for one in samples() if one.server == "text" or start_s <= one.at_s <= end_s]
+    assert broken_by(watched=cut) == {"memory"}
+    assert broken_by(watched=[one for one in samples() if one.server == "text"]) == {"memory"}
+    assert broken_by(watched=[one for one in samples() if not 20 <= one.at_s <= 30]) == {"memory"}
+
+
+@pytest.mark.parametrize("apart", [2, None])
+def test_a_server_that_counts_otherwise_than_its_clients_breaks_its_objective(apart: int | None) -> None:
+    *others, switches = comparisons()
+    changed = [*others, replace(switches, buckets_apart=apart)]
+    got = figures_of(outcomes(), samples(), {}, changed, duration_s=DURATION_S)
+    slo = Slo(name="x", figure="p99_buckets_apart", at_most=1)
+    assert not judge((slo,), got)[0].is_met
 
 
 def test_what_was_not_measured_breaks_its_objective() -> None:
