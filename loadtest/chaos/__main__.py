@@ -15,7 +15,7 @@ from pathlib import Path
 
 from loadtest.chaos.bases import BASES
 from loadtest.chaos.faults import FAULTS
-from loadtest.chaos.report import Report, table, write_report
+from loadtest.chaos.report import Report, headline, table, write_report
 from loadtest.chaos.trial import Settings, Trial
 
 MODELS = {fault: ["tiny"] for fault in FAULTS} | {"sigkill": ["tiny", "emoji", "default"], "memory": ["emoji"]}
@@ -35,6 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             trial.run(FAULTS[fault])
     report = Report(seed=options.seed, trials=trials)
     print(table(trials))
+    print(headline(report))
     print("\n".join(report.problems) or "every law held")
     if options.report is not None:
         write_report(report, options.report)

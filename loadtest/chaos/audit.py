@@ -47,29 +47,30 @@ def differences(before: Before, now: Before) -> list[str]:
     return problems
 
 
-def lost_names(
+def missing(
     live: LiveServer, book: AliasBook, uploads: Sequence[Upload], *, dice: random.Random | None
-) -> list[str]:
-    """What was acknowledged and is not so, as sentences; settles in the book what was cut. ``dice``: only a few names
-    are downloaded, instead of every version of all."""
-    problems = []
+) -> dict[str, str]:
+    """What was acknowledged and is not so: of each such thing a sentence. Settles in the book what was cut. ``dice``:
+    only a few names are downloaded, instead of every version of all."""
+    problems = {}
     states = {name: _observed(live, name) for name in book.possible}
     for name, state in states.items():
         if not book.observe(name, state):
-            problems.append(f"{name}: expected one of {sorted(map(str, book.states(name)))}, found {state}")
+            problems[name] = f"{name}: expected one of {sorted(map(str, book.states(name)))}, found {state}"
     listed = dict(_listed(live))
     live_names = {name: state.version for name, state in states.items() if state != ABSENT}
     if listed != live_names:
-        problems.append(f"the list says {listed}, the names one by one {live_names}")
+        problems["the list"] = f"the list says {listed}, the names one by one {live_names}"
     contents = {upload.version: upload for upload in uploads}
     chosen = sorted(live_names) if dice is None else dice.sample(sorted(live_names), min(LIGHT_SAMPLE, len(live_names)))
     for name in chosen:
         for version in states[name].history:
+            what = f"{name} at {version}"
             response = live.client.get(f"/adapters/{name}/content", params={"version": version})
             if response.status_code != httpx.codes.OK:
-                problems.append(f"{name} at {version} cannot be downloaded: {response.text[:200]}")
+                problems[what] = f"{what} cannot be downloaded: {response.text[:200]}"
             elif version not in contents or response.content != contents[version].content:
-                problems.append(f"{name} at {version}: other bytes than were uploaded")
+                problems[what] = f"{what}: other bytes than were uploaded"
     return problems
 
 

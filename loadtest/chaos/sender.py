@@ -17,7 +17,7 @@ from server.api.errors import TABLE
 
 ANSWER_TIMEOUT_S = 60.0  # nobody waits longer for anything: no answer by then is none at all
 CODES = {(row.status, row.code) for row in TABLE.values()}
-NEVER_EXCUSED = {"internal_error", "stored_bytes_corrupt"}
+NEVER_EXCUSED = {"internal_error", "stored_bytes_corrupt", "step_failed", "switch_failed"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,8 +40,10 @@ class Sender:
     """For one thread."""
 
     def __init__(self, url: str, ledger: Ledger) -> None:
-        self._client = httpx.Client(base_url=url, timeout=ANSWER_TIMEOUT_S, trust_env=False)
+        hooks = {"response": [self._take_note_of_head]}
+        self._client = httpx.Client(base_url=url, timeout=ANSWER_TIMEOUT_S, trust_env=False, event_hooks=hooks)
         self._ledger = ledger
+        self._has_head = False  # of the answer to the request that is on its way
 
     def __enter__(self) -> Self:
         return self
@@ -76,6 +78,7 @@ class Sender:
 
     def _entered(self, what: str, check: Check, send: Callable[[], Reply]) -> Reply:
         sent_at = monotonic()
+        self._has_head = False
         problem: str | None = None
         try:
             reply = send()
@@ -83,7 +86,9 @@ class Sender:
             reply, problem = Reply(outcome=Outcome.LOST), f"no answer in {ANSWER_TIMEOUT_S:g} s"
         except httpx.TransportError as error:
             was_connected = not isinstance(error, httpx.ConnectError)
-            outcome = self._ledger.of_broken_connection(sent_at=sent_at, was_connected=was_connected)
+            outcome = self._ledger.of_broken_connection(
+                sent_at=sent_at, was_connected=was_connected, was_taken=self._has_head
+            )
             reply, problem = Reply(outcome=outcome), f"the connection ended: {error!r}"
         except Misanswered as error:
             reply, problem = Reply(outcome=Outcome.WRONG), str(error)
@@ -93,6 +98,9 @@ class Sender:
                 reply = Reply(outcome=Outcome.WRONG, answer=reply.answer)
         self._ledger.note(reply.outcome, reply.code or f"{what}: {problem}")
         return reply
+
+    def _take_note_of_head(self, _: httpx.Response) -> None:
+        self._has_head = True
 
 
 class Misanswered(Exception):

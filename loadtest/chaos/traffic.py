@@ -133,18 +133,21 @@ class _Writer(_User):
         return check
 
     def changed(self, name: str, change: Change, reply: Reply) -> Reply:
-        """Enters the change as far as the reply tells whether it happened."""
-        book = self.load.book
-        match reply.outcome:
-            case Outcome.ANSWERED:
-                book.acknowledge(name, change)
-            case Outcome.REFUSED if reply.code == "adapter_in_use":  # deleted all the same
-                book.acknowledge(name, change)
-            case Outcome.REFUSED if reply.code not in AMBIGUOUS:
-                pass
-            case _:
-                book.leave_open(name, change)
-        return reply
+        return entered(self.load.book, name, change, reply)
+
+
+def entered(book: AliasBook, name: str, change: Change, reply: Reply) -> Reply:
+    """Enters the change as far as the reply, which it returns, tells whether it happened."""
+    match reply.outcome:
+        case Outcome.ANSWERED:
+            book.acknowledge(name, change)
+        case Outcome.REFUSED if reply.code == "adapter_in_use":  # deleted all the same
+            book.acknowledge(name, change)
+        case Outcome.REFUSED if reply.code not in AMBIGUOUS:
+            pass
+        case _:
+            book.leave_open(name, change)
+    return reply
 
 
 def of_blend(versions: Mapping[str, str]) -> Callable[[dict[str, Any]], str | None]:

@@ -1,9 +1,9 @@
 """One fault over one base: what the fault is given, and the laws it is held to.
 
 A fault calls ``begin`` with its servers, breaks something in one or several phases while ``load`` runs, and calls
-``finish``. The laws: nothing is lost or wrong; every acknowledged name, version and byte is there and every deleted one
-is not; no temporary file is left; the base's digest and the seeded answers are what they were; the server answers again
-in the stated time.
+``finish``. The laws: nothing is lost or wrong; nothing is refused, except as the phase allows; every acknowledged name,
+version and byte is there and every deleted one is not; no temporary file is left; the base's digest and the seeded
+answers are what they were; the server answers again in the stated time.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import random
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,7 +21,8 @@ from time import monotonic
 from loadtest.chaos import audit
 from loadtest.chaos.alias_book import AliasBook, upload_of
 from loadtest.chaos.bases import Base, Upload
-from loadtest.chaos.ledger import Counts, Ledger
+from loadtest.chaos.ledger import Counts, Ledger, Outcome
+from loadtest.chaos.sender import Sender
 from loadtest.chaos.store_scan import leftovers, scan_store
 from loadtest.chaos.traffic import Load, traffic
 from tests.e2e.live_server import LiveServer, wait_until
@@ -35,10 +36,11 @@ AGREE_S = 15.0  # the longest two replicas may take to agree once nothing change
 
 @dataclass(slots=True, kw_only=True)
 class Phase:
-    """What one part of a fault did, and what became of the requests meanwhile."""
+    """What one part of a fault did, and what became of the requests meanwhile: known when it has ended."""
 
     name: str
     what: str = ""
+    may_refuse: Collection[str] = ()
     counts: Counts = field(default_factory=Counts)
     refusals: Counter[str] = field(default_factory=Counter)
     recovery_s: list[float] = field(default_factory=list)
@@ -90,11 +92,16 @@ class Trial:
     def begin(self, live: LiveServer) -> None:
         """Uploads the adapters that stay, and notes what the server answers now."""
         paths = {upload.version: upload.path for upload in self.uploads}
-        for name, version in self.stable.items():
-            live.push(name, paths[version])
-            self.book.acknowledge(name, upload_of(version))
-        self._before = audit.describe(live, self.base, sorted(self.stable))
-        self.digest_before = self._before.digest
+        with (
+            self.phase("begin", "the adapters that stay; digest, seeded answers"),
+            Sender(str(live.client.base_url), self.ledger) as sender,
+        ):
+            for name, version in self.stable.items():
+                outcome = sender.upload(name, paths[version]).outcome
+                self.expect(outcome is Outcome.ANSWERED, f"the first upload of {name}: {outcome}")
+                self.book.acknowledge(name, upload_of(version))
+            self._before = audit.describe(live, self.base, sorted(self.stable))
+            self.digest_before = self._before.digest
 
     def load(self, *lives: LiveServer, num_writers: int = 2) -> AbstractContextManager[None]:
         shared = Load(
@@ -108,9 +115,9 @@ class Trial:
         return traffic(shared, [str(live.client.base_url) for live in lives], num_writers=num_writers)
 
     @contextmanager
-    def phase(self, name: str, what: str) -> Iterator[Phase]:
-        """What the ledger gets within it belongs to it."""
-        phase = Phase(name=name, what=what)
+    def phase(self, name: str, what: str, *, may_refuse: Collection[str] = ()) -> Iterator[Phase]:
+        """What the ledger gets within it belongs to it. A refusal with any other code is a broken law."""
+        phase = Phase(name=name, what=what, may_refuse=may_refuse)
         started_s = monotonic()
         self.ledger.take_counts()
         try:
@@ -120,6 +127,11 @@ class Trial:
             phase.counts, phase.refusals = self.ledger.take_counts()
             self.phases.append(phase)
             log.info("%s, %s, %s: %s in %.1f s", self.fault, self.base.name, name, tell(phase.counts), phase.seconds)
+            expected = " or ".join(sorted(phase.may_refuse)) or "nothing"
+            self.expect(
+                set(phase.refusals) <= set(phase.may_refuse),
+                f"{name}: refused {dict(phase.refusals)}, expected {expected}",
+            )
 
     def hold(self, seconds: float | None = None) -> None:
         """Lets the load run."""
@@ -147,10 +159,9 @@ class Trial:
 
     def check_names(self, live: LiveServer, *, lightly: bool = False) -> None:
         """All that was acknowledged; ``lightly`` downloads a few only."""
-        for problem in audit.lost_names(
-            live, self.book, [*self.uploads, *self.others], dice=self.dice if lightly else None
-        ):
-            self.ledger.lose(problem)
+        uploads = [*self.uploads, *self.others]
+        for thing, problem in audit.missing(live, self.book, uploads, dice=self.dice if lightly else None).items():
+            self.ledger.miss(thing, problem)
         with suppress(AssertionError):  # what a transfer used goes just after its last byte
             wait_until(lambda: not leftovers(live.data_dir), LEFTOVERS_GONE_S)
         for problem in leftovers(live.data_dir):

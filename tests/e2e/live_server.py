@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -14,18 +13,12 @@ from typing import Any, Self
 
 import httpx
 
+from server.bench_serve.processes import free_port
 from server.demo.text import EXAMPLES_BASE
 
 REPOSITORY = Path(__file__).parents[2]
 MODELS_DIR = REPOSITORY / ".cache" / "models"  # the default base is converted once per checkout
 READY_TIMEOUT_S = 600.0
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 class LiveServer:

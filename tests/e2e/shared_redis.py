@@ -11,7 +11,8 @@ from typing import Self
 import redis
 
 from adapters_store.tiers.embedded import server_binary
-from tests.e2e.live_server import free_port, wait_until
+from server.bench_serve.processes import free_port
+from tests.e2e.live_server import wait_until
 
 
 class SharedRedis:

@@ -14,13 +14,14 @@ import pytest
 from loadtest.chaos import audit
 from loadtest.chaos.alias_book import ABSENT, AliasBook, AliasState, deletion, move_to, upload_of
 from loadtest.chaos.bases import tiny
-from loadtest.chaos.faults import FAULTS
+from loadtest.chaos.faults import FAULTS, clock_jumps, memory
 from loadtest.chaos.ledger import Ledger, Outcome
 from loadtest.chaos.report import Report, table, write_report
 from loadtest.chaos.sender import Sender, nothing_wrong
 from loadtest.chaos.store_scan import scan_store
 from loadtest.chaos.traffic import of_blend
 from loadtest.chaos.trial import Settings, Trial
+from loadtest.chaos.wall_clock import can_build
 from tests.e2e.live_server import LiveServer
 
 DONE = b"data: [DONE]\n\n"
@@ -71,6 +72,8 @@ def receipt(version: str) -> dict[str, object]:
         (said(503, error("storage_full")), Outcome.WRONG),
         (said(507, error("made_up")), Outcome.WRONG),
         (said(500, error("internal_error")), Outcome.WRONG),
+        (said(500, error("step_failed")), Outcome.WRONG),
+        (said(500, error("switch_failed")), Outcome.WRONG),
         (said(503, "busy"), Outcome.WRONG),
         (b"", Outcome.LOST),
     ],
@@ -96,14 +99,39 @@ def test_a_stream_that_ends_before_its_end_is_lost() -> None:
 
 def test_only_a_fault_that_is_on_excuses_a_connection_that_ends() -> None:
     ledger = Ledger()
-    assert ledger.of_broken_connection(sent_at=1.0, was_connected=False) is Outcome.LOST
+
+    def fate(*, sent_at: float = 1.0, was_connected: bool = True, was_taken: bool = False) -> Outcome:
+        return ledger.of_broken_connection(sent_at=sent_at, was_connected=was_connected, was_taken=was_taken)
+
+    assert fate(was_connected=False) is Outcome.LOST
     ledger.expect_down()
-    assert ledger.of_broken_connection(sent_at=1.0, was_connected=True) is Outcome.CUT
-    assert ledger.of_broken_connection(sent_at=1.0, was_connected=False) is Outcome.TURNED_AWAY
+    assert fate() is Outcome.CUT
+    assert fate(was_connected=False) is Outcome.TURNED_AWAY
     ledger.expect_running()
     ledger.expect_stopping()
-    assert ledger.of_broken_connection(sent_at=1.0, was_connected=True) is Outcome.LOST  # long before the signal
-    assert ledger.of_broken_connection(sent_at=float("inf"), was_connected=True) is Outcome.TURNED_AWAY
+    assert fate() is Outcome.LOST  # sent long before the signal
+    assert fate(sent_at=float("inf")) is Outcome.TURNED_AWAY
+    assert fate(sent_at=float("inf"), was_taken=True) is Outcome.LOST
+
+
+def test_a_request_whose_answer_had_begun_is_lost_even_if_it_came_after_the_signal() -> None:
+    ledger = Ledger()
+    ledger.expect_stopping()
+    short = b"HTTP/1.1 200 OK\r\ncontent-length: 1000\r\n\r\n{"
+    assert outcome_of(OK_STREAM + b'data: {"text": "x"}\n\n', ledger, stream=True) is Outcome.LOST
+    assert outcome_of(short, ledger) is Outcome.LOST
+    assert outcome_of(b"", ledger) is Outcome.TURNED_AWAY
+
+
+def test_what_is_gone_counts_once_however_often_one_looks_and_is_no_request() -> None:
+    ledger = Ledger()
+    ledger.note(Outcome.ANSWERED)
+    for _ in range(3):
+        ledger.miss("x", "x: expected v1, found nothing")
+    counts, _ = ledger.take_counts()
+    assert counts == {Outcome.ANSWERED: 1, Outcome.GONE: 1}
+    assert counts.sent == 1
+    assert ledger.incidents == ["gone: x: expected v1, found nothing"]
 
 
 def test_a_change_that_was_cut_may_have_happened_or_not_and_an_acknowledged_one_has() -> None:
@@ -147,7 +175,7 @@ def uploaded(trial: Trial, live: LiveServer, name: str, number: int) -> None:
 
 
 def lost(trial: Trial, live: LiveServer) -> list[str]:
-    return audit.lost_names(live, trial.book, trial.uploads, dice=None)
+    return list(audit.missing(live, trial.book, trial.uploads, dice=None).values())
 
 
 @pytest.mark.slow
@@ -168,7 +196,7 @@ def test_what_is_taken_away_behind_the_ledgers_back_is_reported_as_lost(trial: T
     assert any(problem.startswith("the list says") and "unknown" in problem for problem in problems)
     trial.check_names(live)
     counts, _ = trial.ledger.take_counts()
-    assert counts[Outcome.LOST] >= 4
+    assert counts[Outcome.GONE] >= 4
     for name in ("taken", "moved", "revived", "unknown"):
         live.client.delete(f"/adapters/{name}")
         trial.book.possible.pop(name, None)
@@ -189,8 +217,67 @@ def test_a_server_that_acknowledges_what_it_did_not_write_is_found_out_by_a_kill
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     forgetful = Trial("sigkill", trial.base, tmp_path / "trial", Settings(num_kills=1, hold_s=0.5))
     forgetful.run(FAULTS["sigkill"])
-    assert any(problem.startswith("lost: stable-0: expected one of") for problem in forgetful.problems)
-    assert sum(phase.counts[Outcome.LOST] for phase in forgetful.phases) >= len(forgetful.stable)
+    assert any(problem.startswith("gone: stable-0: expected one of") for problem in forgetful.problems)
+    assert sum(phase.counts[Outcome.GONE] for phase in forgetful.phases) >= len(forgetful.stable)
+
+
+BY_THE_WALL_CLOCK = """
+import time
+import server.core.clock
+server.core.clock.MonotonicClock.now = lambda _: time.time()
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not can_build(), reason="the shim that shifts the server's clock wants a C compiler")
+def test_a_server_whose_deadlines_go_by_the_wall_clock_is_found_out_by_a_jump(
+    trial: Trial, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "sitecustomize.py").write_text(BY_THE_WALL_CLOCK)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setattr(clock_jumps, "JUMPS", {"+1 h": clock_jumps.HOUR_S})
+    late = Trial("clock", trial.base, tmp_path / "trial", Settings(hold_s=0.5))
+    late.run(FAULTS["clock"])
+    assert any(problem.startswith("clock +1 h: refused") for problem in late.problems), late.problems
+
+
+def test_a_refusal_that_the_phase_does_not_allow_is_a_broken_law(trial: Trial, tmp_path: Path) -> None:
+    strict = Trial("defect", trial.base, tmp_path, Settings())
+    for may_refuse in ({"draining"}, set[str]()):
+        with strict.phase("stopping", "on purpose", may_refuse=may_refuse):
+            strict.ledger.note(Outcome.REFUSED, "draining")
+    assert strict.problems == ["stopping: refused {'draining': 1}, expected nothing"]
+
+
+class NoLimit:
+    """``fall`` limits nothing, and cuts one connection."""
+
+    name, how = "no limit", "on purpose"
+
+    def __init__(self, ledger: Ledger) -> None:
+        self._ledger = ledger
+
+    def fall(self) -> None:
+        self._ledger.note(Outcome.CUT)
+
+    def lift(self) -> None:
+        pass
+
+    def num_hits(self) -> int:
+        return 0
+
+
+@pytest.mark.slow
+def test_a_limit_that_was_never_reached_and_connections_that_end_without_a_death_are_told(
+    trial: Trial, live: LiveServer
+) -> None:
+    num_before = len(trial.problems)
+    memory.run_short(trial, live, [], NoLimit(trial.ledger))
+    assert trial.problems[num_before:] == [
+        "no limit: the limit was never reached",
+        "no limit: the server lived on, and 1 connections ended or could not be made",
+    ]
+    del trial.problems[num_before:]
 
 
 @pytest.mark.slow
@@ -215,17 +302,19 @@ def test_a_file_that_is_gone_spoilt_or_left_behind_is_found_and_the_report_says_
     spoilt.write_bytes(data)
     (live.data_dir / "tmp" / "half").touch()
     problems = scan_store(live.data_dir)
-    assert len(problems) == 3, problems
-    for sign in ("lacks a part", "do not match", "tmp/half was left behind"):
-        assert any(sign in problem for problem in problems)
+    signs = ("a file is missing", "do not match", "tmp/half was left behind")  # the first two of every name they are in
+    assert all(any(sign in problem for problem in problems) for sign in signs), "\n".join(problems)
+    assert all(any(sign in problem for sign in signs) for problem in problems), "\n".join(problems)
     trial.problems += problems
     with trial.phase("broken", "on purpose"):
         trial.ledger.note(Outcome.LOST, "an answer that was dropped")
+        trial.ledger.note(Outcome.TURNED_AWAY)
     report = Report(seed=0, trials=[trial])
-    assert "lacks a part" in " ".join(report.problems)
+    assert "a file is missing" in " ".join(report.problems)
     write_report(report, tmp_path)
     told = (tmp_path / "report.md").read_text()
-    assert "1 lost; 3 laws broken" in told
+    assert "1 lost, 0 gone, 0 wrong; beside them 1 found no connection while it was down" in told
+    assert f"; {len(trial.problems)} laws broken" in told
     assert "tmp/half" in told
     assert json.loads((tmp_path / "report.json").read_text())["trials"][0]["phases"][-1]["lost"] == 1
     assert "| broken" in table([trial])

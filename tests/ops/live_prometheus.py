@@ -14,8 +14,9 @@ import httpx
 import yaml
 
 from deploy.monitoring.ops_tools import Tools
+from server.bench_serve.processes import free_port
 from tests.deploy.series import PROMETHEUS
-from tests.e2e.live_server import free_port, wait_until
+from tests.e2e.live_server import wait_until
 
 INTERVAL = "1s"
 
