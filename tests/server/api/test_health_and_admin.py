@@ -86,15 +86,17 @@ async def test_a_scrape_that_hangs_takes_no_thread_from_others(tmp_path: Path) -
     """Each later one waited for it in a thread of its own, until there was none left to look an adapter up."""
     async with rig(tmp_path) as server:
         await server.push("a")
-        disk_answers = threading.Event()
+        is_asked, disk_answers = threading.Event(), threading.Event()
 
         def ask_the_disk() -> None:
+            is_asked.set()
             assert disk_answers.wait(10)
 
         server.services.metrics.at_scrape(ask_the_disk)
         scrapes = [asyncio.create_task(server.client.get("/metrics")) for _ in range(20)]
         try:
             async with asyncio.timeout(5):
+                await asyncio.to_thread(is_asked.wait)
                 assert (await server.client.get("/adapters/a")).status_code == 200
         finally:
             disk_answers.set()
