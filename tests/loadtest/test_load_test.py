@@ -78,7 +78,21 @@ name = "something was asked"
 figure = "num_requests"
 at_least = 1
 """
-TEXTS_ALONE = "mix = { text = 0.6, image = 0.2, upload = 0.2 }", "mix = { text = 1 }"
+TEXTS = """
+name = "seconds of texts"
+duration_s = 10
+rate = {{ mean_per_s = 5 }}
+mix = {{ text = 1 }}
+
+[text]
+num_adapters = 2
+prompt_tokens = {{ low = 2, high = 16 }}
+output_tokens = {{ low = 2, high = 12 }}
+
+[servers.text]
+model = "{text}"
+settings = {{ threads = 1, calibrate = false, redis = "off" }}
+"""
 BROKEN = """
 [[slo]]
 name = "faster than light"
@@ -127,7 +141,7 @@ def test_a_mixed_day_of_seconds_is_run_judged_reported_and_replayed(tmp_path: Pa
 @pytest.mark.slow
 def test_a_server_that_dies_meanwhile_is_reported_and_its_log_is_kept(tmp_path: Path) -> None:
     day, out = tmp_path / "day.toml", tmp_path / "out"
-    day.write_text(SCENARIO.format(text=save_tiny_model(tmp_path / "tiny"), pictures="none").replace(*TEXTS_ALONE))
+    day.write_text(TEXTS.format(text=save_tiny_model(tmp_path / "tiny")))
     (tmp_path / "slo.toml").write_text(HARMLESS)
     killer = Thread(target=kill_server_under_load)
     killer.start()
@@ -150,13 +164,16 @@ def arrivals(folder: Path) -> Counter[float]:
 
 
 def kill_server_under_load() -> None:
-    """Seconds after Locust was started."""
+    """Once it has answered for a while, or where none comes up in two minutes, not at all."""
     deadline_s = monotonic() + 120
     while monotonic() < deadline_s:
         children = {" ".join(child.cmdline()): child for child in psutil.Process().children()}
         servers = [child for command, child in children.items() if "server serve" in command]
-        if servers and any("locust" in command for command in children):
-            sleep(6)
+        folders = [
+            command.partition("--run-dir ")[2].partition(" --")[0] for command in children if "locust" in command
+        ]
+        told = Path(folders[0]) / OUTCOMES if folders else None
+        if servers and told is not None and told.exists() and "answered" in told.read_text():
             servers[0].kill()
             return
         sleep(0.2)
