@@ -5,13 +5,14 @@ from __future__ import annotations
 import shutil
 import tempfile
 from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import anyio
 
 from adapters_store.errors import StorageFull
 from server.api.services import Services
+from server.core.errors import OutOfMemory
 
 
 @asynccontextmanager
@@ -22,7 +23,7 @@ async def scratch_directory(services: Services) -> AsyncGenerator[Path, None]:
         yield directory
     finally:
         with anyio.CancelScope(shield=True):
-            await services.workers.quick(shutil.rmtree, directory, ignore_errors=True)
+            await _remove(services, directory)
 
 
 def clear_scratch(data_dir: Path) -> None:
@@ -37,6 +38,14 @@ def _make(data_dir: Path) -> Path:
         return Path(tempfile.mkdtemp(dir=root))
     except OSError as error:
         raise StorageFull(f"the disk refused a directory for the transfer: {error.strerror}") from error
+
+
+async def _remove(services: Services, directory: Path) -> None:
+    try:
+        await services.workers.quick(shutil.rmtree, directory, ignore_errors=True)
+    except OutOfMemory:  # not even for a thread
+        with suppress(MemoryError):
+            shutil.rmtree(directory, ignore_errors=True)
 
 
 def _root(data_dir: Path) -> Path:

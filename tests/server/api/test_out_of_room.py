@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import errno
 import resource
+import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -92,6 +94,25 @@ async def test_however_memory_is_refused_the_client_is_told_so(work: object) -> 
     assert callable(work)
     with pytest.raises(OutOfMemory):
         await Workers().heavy(work)
+
+
+async def test_an_upload_that_is_stored_is_answered_even_if_no_thread_can_be_had_to_clean_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was told out_of_memory, though the name had been given; and its files stayed until the next start."""
+    data = native_file(tmp_path, small_adapter(base=FINGERPRINT))
+    quick = Workers.quick
+
+    async def refuse_to_clean_up(workers: Workers, call: Callable[..., object], *args: Any, **more: Any) -> object:
+        if call is shutil.rmtree:
+            raise OutOfMemory("the server has no memory for this now; try again later")
+        return await quick(workers, call, *args, **more)
+
+    async with rig(tmp_path) as server:
+        monkeypatch.setattr(Workers, "quick", refuse_to_clean_up)
+        answer = await server.client.post("/adapters", data={"name": "a"}, files={"file": data})
+        assert answer.status_code == 201
+        assert list((server.services.config.data_dir / "scratch").iterdir()) == []
 
 
 async def test_other_errors_of_work_are_passed_on() -> None:
