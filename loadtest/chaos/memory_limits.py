@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol
 
+from server.api.workers import OUT_OF_MEMORY
 from tests.e2e.live_server import LiveServer
 
 CGROUPS = Path("/sys/fs/cgroup/memory")
@@ -31,7 +32,7 @@ class Limit(Protocol):
 
 
 class AddressSpace:
-    """RLIMIT_AS: an allocation fails. Nobody counts how often."""
+    """RLIMIT_AS: an allocation fails. Some the server's log tells, as why an adapter could not be loaded."""
 
     name = "address space"
     how = f"RLIMIT_AS {HEADROOM_BYTES >> 20} MiB above what is used"
@@ -48,7 +49,8 @@ class AddressSpace:
             self._set(resource.prlimit(self._live.process.pid, resource.RLIMIT_AS)[1])
 
     def num_hits(self) -> int:
-        return 0
+        log = self._live.log_path.read_text()
+        return sum(log.count(sign) for sign in OUT_OF_MEMORY)
 
     def _set(self, soft: int) -> None:
         _, hard = resource.prlimit(self._live.process.pid, resource.RLIMIT_AS)

@@ -98,7 +98,7 @@ def _phase_as_json(phase: Phase) -> dict[str, Any]:
 
 def _as_markdown(report: Report) -> str:
     versions = ", ".join(f"{package} {version(package)}" for package in PACKAGES)
-    verdict = "every law held" if not report.problems else f"{len(report.problems)} laws broken"
+    verdict = "every law held" if not report.problems else f"laws broken: {len(report.problems)}"
     parts = [
         "# Faults under load",
         f"Written by `make chaos` (`python -m loadtest.chaos`), seed {report.seed}. {machine()}; {versions}.",

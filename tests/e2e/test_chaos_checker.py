@@ -314,7 +314,7 @@ def test_a_file_that_is_gone_spoilt_or_left_behind_is_found_and_the_report_says_
     write_report(report, tmp_path)
     told = (tmp_path / "report.md").read_text()
     assert "1 lost, 0 gone, 0 wrong; beside them 1 found no connection while it was down" in told
-    assert f"; {len(trial.problems)} laws broken" in told
+    assert f"; laws broken: {len(trial.problems)}" in told
     assert "tmp/half" in told
     assert json.loads((tmp_path / "report.json").read_text())["trials"][0]["phases"][-1]["lost"] == 1
     assert "| broken" in table([trial])
