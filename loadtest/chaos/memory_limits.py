@@ -19,6 +19,7 @@ HEADROOM_BYTES = 8 << 20  # above what the server has when the limit falls
 class Limit(Protocol):
     name: str
     how: str
+    slows: bool  # instead of refusing: deadlines may pass
 
     def fall(self) -> None: ...
 
@@ -36,6 +37,7 @@ class AddressSpace:
 
     name = "address space"
     how = f"RLIMIT_AS {HEADROOM_BYTES >> 20} MiB above what is used"
+    slows = False
 
     def __init__(self, live: LiveServer) -> None:
         self._live = live
@@ -63,6 +65,7 @@ class Group:
 
     name = "memory limit"
     how = f"cgroup limit {HEADROOM_BYTES >> 20} MiB above what is used"
+    slows = True  # what is mapped from files is read from the disk again and again
 
     def __init__(self, path: Path) -> None:
         self._path = path

@@ -250,15 +250,16 @@ def test_a_refusal_that_the_phase_does_not_allow_is_a_broken_law(trial: Trial, t
 
 
 class NoLimit:
-    """``fall`` limits nothing, and cuts one connection."""
+    """``fall`` limits nothing, cuts one connection and makes one request late."""
 
-    name, how = "no limit", "on purpose"
+    name, how, slows = "no limit", "on purpose", False
 
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
 
     def fall(self) -> None:
         self._ledger.note(Outcome.CUT)
+        self._ledger.note(Outcome.REFUSED, "deadline_exceeded")
 
     def lift(self) -> None:
         pass
@@ -273,7 +274,9 @@ def test_a_limit_that_was_never_reached_and_connections_that_end_without_a_death
 ) -> None:
     num_before = len(trial.problems)
     memory.run_short(trial, live, [], NoLimit(trial.ledger))
-    assert trial.problems[num_before:] == [
+    refused, *others = trial.problems[num_before:]
+    assert refused.startswith("no limit: refused {'deadline_exceeded': 1}, expected")
+    assert others == [
         "no limit: the limit was never reached",
         "no limit: the server lived on, and 1 connections ended or could not be made",
     ]

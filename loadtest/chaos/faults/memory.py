@@ -24,6 +24,7 @@ OVER_BUDGET = "budget_exceeded"
 NO_MEMORY = "out_of_memory"
 SHORT_OF_IT = {OVER_BUDGET, NO_MEMORY, "adapter_unavailable", "adapter_not_found"}  # the last: its upload was refused
 DYING = {"engine_died", "draining"}
+LATE = {"deadline_exceeded", "deadline_unreachable"}
 
 
 def run(trial: Trial) -> None:
@@ -53,7 +54,8 @@ def run(trial: Trial) -> None:
 def run_short(trial: Trial, live: LiveServer, heavy: Sequence[Upload], limit: Limit) -> None:
     """Under the limit the server refuses and lives on, with every connection, or it dies and comes back intact: which
     of the two is told. The limit must have been reached."""
-    with trial.phase(limit.name, limit.how, may_refuse=SHORT_OF_IT) as phase:
+    may_refuse = SHORT_OF_IT | LATE if limit.slows else SHORT_OF_IT
+    with trial.phase(limit.name, limit.how, may_refuse=may_refuse) as phase:
         num_hits = limit.num_hits()
         trial.ledger.expect_down()
         with trial.load(live):
@@ -69,7 +71,7 @@ def run_short(trial: Trial, live: LiveServer, heavy: Sequence[Upload], limit: Li
         else:
             told = signal.Signals(-code).name if code < 0 else f"exit code {code}"
             phase.what += f"; the server died ({told})"
-            phase.may_refuse = SHORT_OF_IT | DYING
+            phase.may_refuse = may_refuse | DYING
             trial.restart(live, phase)
         if num_hits:
             phase.what += f"; the limit was hit {num_hits} times"
