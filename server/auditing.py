@@ -6,7 +6,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 
-from server.core.errors import EngineDied
+from server.core.errors import Draining, EngineDied
 from server.core.steps import VerifyReport
 
 log = logging.getLogger(__name__)
@@ -19,7 +19,7 @@ async def audit_every(interval_s: float, verify: Callable[[], Awaitable[VerifyRe
         await asyncio.sleep(interval_s)
         try:
             await verify()
-        except EngineDied:
+        except (EngineDied, Draining):
             return
         except Exception:
             log.exception("an audit failed")

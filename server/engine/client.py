@@ -101,9 +101,11 @@ class EngineClient:
         return await self._ask(Inspect(done=done), done)
 
     async def forget(self, version: Version) -> None:
-        """Returns when the engine holds nothing of this version; requests that use it finish first."""
+        """Returns when the engine holds nothing of this version; requests that use it finish first. A drained engine
+        holds nothing."""
         done: Future[None] = Future()
-        await self._ask(Forget(version=version, done=done), done)
+        is_posted = self._engine.post(Forget(version=version, done=done))
+        await asyncio.wrap_future(done if is_posted else self._engine.ended)
 
     async def drain(self, timeout_s: float) -> None:
         """Refuses new requests, lets accepted ones finish for up to ``timeout_s``, then stops the thread."""
@@ -129,5 +131,5 @@ class EngineClient:
 
     async def _ask(self, command: Command, done: Future[T]) -> T:
         if not self._engine.post(command):
-            raise EngineDied("the engine has stopped")
+            raise Draining("the server is stopping") if self._is_draining else EngineDied("the engine has stopped")
         return await asyncio.wrap_future(done)

@@ -45,6 +45,7 @@ class EngineThread:
     ) -> None:
         self.limits = limits or Limits()
         self.ended = Future[None]()  # done when the thread has ended; with EngineDied, unless it was drained
+        self.ended.set_running_or_notify_cancel()  # so that nobody who waits for it can cancel it
         self._execution = execution
         self._runner = runner
         self._residency = residency
@@ -101,7 +102,7 @@ class EngineThread:
             self._close(error)
             self.ended.set_exception(error)
         else:
-            self._close(EngineDied("the engine has stopped"))
+            self._close(Draining("the server is stopping"))
             self.ended.set_result(None)
 
     def _turn(self) -> None:
@@ -208,8 +209,8 @@ class EngineThread:
             ],
         }
 
-    def _close(self, error: Exception) -> None:
-        """Nobody is left waiting for a thread that has ended."""
+    def _close(self, error: EngineDied | Draining) -> None:
+        """Nobody is left waiting for a thread that has ended. A drained one holds nothing of any version."""
         for command in self._inbox.close():
             match command:
                 case Submit():
@@ -217,6 +218,9 @@ class EngineThread:
                         sink(FailEvent(error=error))
                 case Drain():
                     self._drains.append(command)
+                case Forget() if isinstance(error, Draining):
+                    if command.done.set_running_or_notify_cancel():
+                        command.done.set_result(None)
                 case Forget() | Verify() | Inspect():
                     if command.done.set_running_or_notify_cancel():
                         command.done.set_exception(error)

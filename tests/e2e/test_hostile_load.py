@@ -102,11 +102,12 @@ def test_endless_prompts_are_refused_with_the_limit_and_stall_nobody(
     server: LiveServer, prompt: str, limit: str
 ) -> None:
     took: list[float] = []
-    over = threading.Event()
+    begun, over = threading.Event(), threading.Event()
 
     def ask_again_and_again() -> None:
         with httpx.Client(base_url=server.client.base_url, timeout=30) as client:
-            while not over.is_set():
+            begun.set()
+            while not over.is_set() or not took:
                 began = time.monotonic()
                 client.post("/generate", json={"prompt": "x", "parameters": {"max_new_tokens": 1}}).raise_for_status()
                 took.append(time.monotonic() - began)
@@ -114,6 +115,7 @@ def test_endless_prompts_are_refused_with_the_limit_and_stall_nobody(
     asking = threading.Thread(target=ask_again_and_again)
     asking.start()
     try:
+        assert begun.wait(30)
         for _ in range(5):
             refused = server.client.post("/generate", json={"prompt": prompt})
             assert refused.status_code == 400

@@ -181,18 +181,20 @@ def test_weights_that_cannot_be_vouched_for_end_the_engine(house: House) -> None
     assert not house.engine.post(command)
 
 
-def test_a_drain_that_comes_while_the_thread_ends_is_done_with_it(house: House) -> None:
-    first, second = Future[None](), Future[None]()
+def test_a_drain_and_a_forgetting_that_come_while_the_thread_ends_are_done_with_it(house: House) -> None:
+    first, second, forgotten = Future[None](), Future[None](), Future[None]()
     restore = house.execution.restore
 
     def restored() -> SwitchReport:
         assert house.engine.post(Drain(deadline_s=house.clock.now() + 60, done=second))
+        assert house.engine.post(Forget(version=A.versions[0], done=forgotten))
         return restore()
 
     house.execution.restore = restored  # type: ignore[method-assign]
     house.engine.post(Drain(deadline_s=house.clock.now() + 60, done=first))
     first.result(timeout=10)
     second.result(timeout=10)
+    forgotten.result(timeout=10)
     house.engine.ended.result(timeout=10)
 
 
