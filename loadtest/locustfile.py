@@ -10,7 +10,7 @@ import time
 from argparse import ArgumentParser
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, assert_never
 
 import gevent
 import httpx
@@ -24,7 +24,7 @@ from loadtest.names import Names
 from loadtest.outcomes import Outcome, to_line
 from loadtest.run_files import OUTCOMES, START, STOCK, TRACE
 from loadtest.stock import Stock
-from loadtest.trace import AnyRow, read_trace
+from loadtest.trace import AnyRow, ImageRow, TextRow, UploadRow, read_trace
 
 
 @events.init_command_line_parser.add_listener  # type: ignore[untyped-decorator]
@@ -86,11 +86,8 @@ class PlannedUser(User):  # type: ignore[misc]
             self.environment.runner.quit()
         raise StopUser
 
-    def ask(self, run: Run, row: Any) -> Iterable[Outcome]:
-        raise NotImplementedError
-
     def _note_all(self, run: Run, row: AnyRow) -> None:
-        for outcome in self.ask(run, row):
+        for outcome in _ask(run, row):
             run.note(outcome)
             is_failure = outcome.ending in ("wrong", "lost")
             self.environment.events.request.fire(
@@ -106,19 +103,22 @@ class PlannedUser(User):  # type: ignore[misc]
 class TextUser(PlannedUser):
     kind = "text"
 
-    def ask(self, run: Run, row: Any) -> Iterable[Outcome]:
-        return [run.askers["text"].text(run.clients["text"], row)]
-
 
 class ImageUser(PlannedUser):
     kind = "image"
-
-    def ask(self, run: Run, row: Any) -> Iterable[Outcome]:
-        return [run.askers["pictures"].image(run.clients["pictures"], row)]
 
 
 class UploadUser(PlannedUser):
     kind = "upload"
 
-    def ask(self, run: Run, row: Any) -> Iterable[Outcome]:
-        return run.lives[row.server].live(row)
+
+def _ask(run: Run, row: AnyRow) -> Iterable[Outcome]:
+    match row:
+        case TextRow():
+            return [run.askers["text"].text(run.clients["text"], row)]
+        case ImageRow():
+            return [run.askers["pictures"].image(run.clients["pictures"], row)]
+        case UploadRow():
+            return run.lives[row.server].live(row)
+        case _:
+            assert_never(row)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -63,7 +64,7 @@ def _guarded(user: Callable[[], None], failures: list[BaseException]) -> None:
         failures.append(error)
 
 
-class _User:
+class _User(ABC):
     def __init__(self, load: Load, url: str, name: str, stop: Event) -> None:
         self.load, self.url, self.name, self.stop = load, url, name, stop
         self.dice = random.Random(f"{load.seed} {name}")
@@ -74,8 +75,8 @@ class _User:
                 if self.act(sender).outcome is not Outcome.ANSWERED:
                     self.stop.wait(AFTER_TROUBLE_S)
 
-    def act(self, sender: Sender) -> Reply:
-        raise NotImplementedError
+    @abstractmethod
+    def act(self, sender: Sender) -> Reply: ...
 
 
 class _Reader(_User):
