@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections import Counter
+from collections.abc import Collection
 from pathlib import Path
 from threading import Thread
 from time import monotonic, sleep
@@ -143,7 +144,8 @@ def test_a_server_that_dies_meanwhile_is_reported_and_its_log_is_kept(tmp_path: 
     day, out = tmp_path / "day.toml", tmp_path / "out"
     day.write_text(TEXTS.format(text=save_tiny_model(tmp_path / "tiny")))
     (tmp_path / "slo.toml").write_text(HARMLESS)
-    killer = Thread(target=kill_server_under_load)
+    others = {child.pid for child in psutil.Process().children()}  # servers that other tests share
+    killer = Thread(target=kill_server_under_load, args=[others])
     killer.start()
     run = CliRunner().invoke(main, [str(day), "--slo", str(tmp_path / "slo.toml"), "--out", str(out)])
     killer.join()
@@ -163,11 +165,12 @@ def arrivals(folder: Path) -> Counter[float]:
     return Counter(one.due_s for one in read_outcomes(folder / OUTCOMES) if one.due_s is not None)
 
 
-def kill_server_under_load() -> None:
+def kill_server_under_load(others: Collection[int]) -> None:
     """Once it has answered for a while, or where none comes up in two minutes, not at all."""
     deadline_s = monotonic() + 120
     while monotonic() < deadline_s:
-        children = {" ".join(child.cmdline()): child for child in psutil.Process().children()}
+        new = [child for child in psutil.Process().children() if child.pid not in others]
+        children = {" ".join(child.cmdline()): child for child in new}
         servers = [child for command, child in children.items() if "server serve" in command]
         folders = [
             command.partition("--run-dir ")[2].partition(" --")[0] for command in children if "locust" in command

@@ -22,7 +22,7 @@ MODES: st.SearchStrategy[Mode] = st.sampled_from(["fused", "mixed"])
 Written = tuple[str, BlendKey, tuple[Mode, ...], tuple[int, ...]]  # what a page's KV was computed from
 
 
-@dataclass(slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True, eq=False)  # two that hold the same are still two
 class Running:
     tenant: str
     blend: BlendKey
