@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol
 
-from server.api.workers import OUT_OF_MEMORY
+from server.core.memory_shortage import SIGNS
 from tests.e2e.live_server import LiveServer
 
 CGROUPS = Path("/sys/fs/cgroup/memory")
@@ -52,7 +52,7 @@ class AddressSpace:
 
     def num_hits(self) -> int:
         log = self._live.log_path.read_text()
-        return sum(log.count(sign) for sign in OUT_OF_MEMORY)
+        return sum(log.count(sign) for sign in SIGNS)
 
     def _set(self, soft: int) -> None:
         _, hard = resource.prlimit(self._live.process.pid, resource.RLIMIT_AS)

@@ -2,23 +2,16 @@
 
 from __future__ import annotations
 
-import errno
 from collections.abc import Callable
 from functools import partial
 from typing import ParamSpec, TypeVar
 
 from anyio import CapacityLimiter, to_thread
 
-from server.core.errors import OutOfMemory
+from server.core.memory_shortage import told_of_memory
 
 P = ParamSpec("P")
 T = TypeVar("T")
-
-OUT_OF_MEMORY = (
-    "annot allocate memory",
-    "can't allocate memory",
-    "can't start new thread",
-)  # torch's words, and Python's
 
 NUM_QUICK = 16  # look-ups
 NUM_SCRAPING = 1  # renders one at a time anyway, and may hang with the disk
@@ -64,14 +57,7 @@ async def _run(call: Callable[[], T], limiter: CapacityLimiter) -> T:
     try:
         return await to_thread.run_sync(call, limiter=limiter)
     except Exception as error:
-        if is_out_of_memory(error):
-            raise OutOfMemory("the server has no memory for this now; try again later") from error
-        raise
-
-
-def is_out_of_memory(error: Exception) -> bool:
-    if isinstance(error, OSError):
-        return error.errno == errno.ENOMEM
-    if isinstance(error, RuntimeError):
-        return any(sign in str(error) for sign in OUT_OF_MEMORY)
-    return isinstance(error, MemoryError)
+        told = told_of_memory(error)
+        if told is error:
+            raise
+        raise told from error

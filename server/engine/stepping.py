@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from adapters_store.errors import AdapterStoreError, BudgetExceeded
 from server.core.errors import Aborted, EngineDied, ServerError, StepFailed, SwitchFailed
+from server.core.memory_shortage import told_of_memory
 from server.core.requests import FinishReason, RequestId
 from server.core.steps import LoadReport, StepError, StepResult
 from server.engine.group import Group
@@ -87,6 +88,7 @@ class Stepper:
         self.fail([sequence], error)
 
     def fail(self, sequences: Collection[Sequence], error: Exception) -> None:
+        error = told_of_memory(error)
         for sequence in sequences:
             sequence.sink(FailEvent(error=error))
         self._telemetry.failed(sequences, error, self._clock.now())
@@ -227,6 +229,7 @@ class Stepper:
 
 def _told(error: Exception) -> Exception:
     """What the client is told of a failed step: errors of our own as they are, such as of a switch within it."""
+    error = told_of_memory(error)
     if isinstance(error, ServerError | AdapterStoreError):
         return error
     return StepFailed(f"the model failed while it ran this request: {error}")

@@ -16,6 +16,7 @@ from server.core.errors import (
     DeadlineExceeded,
     Draining,
     EngineDied,
+    OutOfMemory,
     RequestRejected,
     StepFailed,
     SwitchFailed,
@@ -156,6 +157,14 @@ def test_a_failed_switch_fails_its_requests_and_the_next_one_works(house: House)
     house.execution.failures = [SwitchFailed("no")]
     assert isinstance(house.ask(A).error, SwitchFailed)
     assert house.ask(A).end.receipt.blend_key == A.key
+
+
+def test_a_lack_of_memory_in_a_switch_or_a_step_is_told_as_what_it_is(house: House) -> None:
+    house.execution.failures = [SwitchFailed("the blend could not be staged: can't allocate memory: you tried …")]
+    assert isinstance(house.ask(A).error, OutOfMemory)
+    house.runner.failures = [MemoryError()]
+    assert isinstance(house.ask(A).error, OutOfMemory)
+    assert house.ask(A).end.finish_reason == "stop"
 
 
 def test_a_blend_that_cannot_be_made_is_refused_with_its_reason(house: House) -> None:
