@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
@@ -30,18 +30,20 @@ OK_STREAM = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\nconnection: 
 
 @contextmanager
 def server_that_says(answer: bytes) -> Iterator[str]:
-    """To the one request it takes; then it hangs up."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
+    """To the one request it takes; then it hangs up.
 
-        def serve() -> None:
-            connection, _ = listener.accept()
-            with connection:
-                connection.recv(65536)
-                connection.sendall(answer)
+    The request is read whole first: a socket closed with bytes unread resets the connection, and the answer is gone.
+    """
 
-        thread = threading.Thread(target=serve)
+    class Saying(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers["content-length"]))
+            self.wfile.write(answer)
+
+    with HTTPServer(("127.0.0.1", 0), Saying) as server:
+        thread = threading.Thread(target=server.handle_request)
         thread.start()
-        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+        yield f"http://127.0.0.1:{server.server_port}"
         thread.join()
 
 
