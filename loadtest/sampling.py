@@ -14,7 +14,7 @@ from loadtest.failures import noted
 from loadtest.samples import Sample
 from loadtest.scenario import ServerName
 from loadtest.servers import RunningServer
-from server.bench_serve.processes import ServerFailed
+from server.processes import ServerFailed
 
 GAUGES = ("shira_adapter_resident", "shira_tier_bytes", "shira_queue_depth")
 

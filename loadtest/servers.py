@@ -19,9 +19,9 @@ from loadtest.making import Held, make_held, make_hostile_files, make_upload_fil
 from loadtest.scenario import Scenario, ServerName, ServerPart
 from loadtest.stock import ServerStock, Stock
 from server.bench_serve.models import one_token_words
-from server.bench_serve.processes import ServerFailed, ServerProcess, free_port
 from server.bench_serve.shira_server import STAGED_TO_HOST
-from server.core.config import ENV_PREFIX, env_name
+from server.core.config import env_name
+from server.processes import ServerFailed, ServerProcess, free_port, without_settings
 from server.runners.loading import resolve_model
 
 ROOT = Path(__file__).parents[1]
@@ -106,8 +106,9 @@ def _running(
         largest = max((path.stat().st_size for one in held for _, path in one.files), default=0)
         settings["device_budget_bytes"] = part.room_for * largest * STAGED_TO_HOST
         settings["host_budget_bytes"] = 2 * part.room_for * largest
-    environment = {key: value for key, value in os.environ.items() if not key.startswith(ENV_PREFIX)}
-    environment |= {env_name(key): str(value) for key, value in (settings | part.settings).items()}
+    environment = without_settings(os.environ) | {
+        env_name(key): str(value) for key, value in (settings | part.settings).items()
+    }
     command = [sys.executable, "-m", "server", "serve"]
     process = ServerProcess(command, environment=environment, log=folder / f"{name}.log")
     try:

@@ -17,7 +17,7 @@ from deploy.image.container import running
 from deploy.image.report import Checked
 from deploy.image.root import Command, read_only, run_in
 from deploy.image.visit import API_KEYS_PLACE, Base, make_api_keys, visit
-from server.bench_serve.processes import free_port
+from server.processes import free_port
 
 HEALTHY_WITHIN_S = 300.0
 MODEL_PLACE = "/models/base"

@@ -11,7 +11,7 @@ import httpx
 
 from loadtest.chaos.alias_book import ABSENT, AliasBook, AliasState
 from loadtest.chaos.bases import Base, Upload
-from tests.e2e.live_server import LiveServer
+from loadtest.live_server import LiveServer
 
 LIGHT_SAMPLE = 3
 

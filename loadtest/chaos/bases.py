@@ -13,11 +13,11 @@ import torch
 from adapters_store.adapter import Adapter, build_adapter
 from adapters_store.base import describe_checkpoint
 from adapters_store.format import write_adapter
+from loadtest.live_server import MODELS_DIR, REPOSITORY
+from loadtest.tiny_model import save_tiny_model
 from server.bench_serve.random_adapters import is_of_decoder, sparse_adapter
 from server.demo.text import EXAMPLES_BASE
 from server.runners.loading import resolve_model
-from tests.e2e.live_server import MODELS_DIR, REPOSITORY
-from tests.server.runners.tiny_model import save_tiny_model
 
 NUM_INDEX_SETS = 3
 ADAPTERS_PER_INDEX_SET = 4

@@ -9,8 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol
 
+from loadtest.live_server import LiveServer
 from server.core.memory_shortage import SIGNS
-from tests.e2e.live_server import LiveServer
 
 CGROUPS = Path("/sys/fs/cgroup/memory")
 HEADROOM_BYTES = 8 << 20  # above what the server has when the limit falls

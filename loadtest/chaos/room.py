@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol
 
-from tests.e2e.live_server import LiveServer
+from loadtest.live_server import LiveServer
 
 PAGE_BYTES = 4096
 

@@ -19,12 +19,12 @@ from typing import Any, Protocol, assert_never, cast
 
 from server.bench_serve.in_process import OwnSteps
 from server.bench_serve.measures import Measured
-from server.bench_serve.processes import ServerFailed
 from server.bench_serve.random_adapters import save_lora_adapters
 from server.bench_serve.rivals import AdapterNames, Generate, Merge
 from server.bench_serve.subjects import Offline, OfflineMethod, Surroundings
 from server.bench_serve.workload import Arrival
 from server.core.waiting import wait_passively
+from server.processes import ServerFailed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -18,11 +18,10 @@ from adapters_store.format import write_adapter
 from server.bench_serve.counters import growth, parse_counters
 from server.bench_serve.load import Finished, run_load
 from server.bench_serve.measures import Measured, measure
-from server.bench_serve.processes import ServerFailed, ServerProcess, free_port
 from server.bench_serve.random_adapters import sparse_adapter
 from server.bench_serve.subjects import ShiraServer, Surroundings
 from server.bench_serve.workload import Arrival, adapter_name
-from server.core.config import ENV_PREFIX
+from server.processes import ServerFailed, ServerProcess, free_port, without_settings
 
 ADMIN_SECRET = "bench-admin"  # noqa: S105 - of a server that only this process knows
 DEADLINE_MS = 600_000
@@ -147,8 +146,7 @@ class ShiraDialect:
 
 
 def _environment(subject: ShiraServer) -> dict[str, str]:
-    """The operator's own settings are not for this server."""
-    environment = {name: value for name, value in os.environ.items() if not name.startswith(ENV_PREFIX)}
+    environment = without_settings(os.environ)
     if subject.num_keys > 1:
         keys = [f"{ADMIN_SECRET}:admin", *(f"{_secret(key)}:generate" for key in range(subject.num_keys))]
         environment["SHIRA_API_KEYS"] = ",".join(keys)

@@ -10,10 +10,10 @@ from typing import Any, cast
 
 from server.bench_serve.load import Finished, run_load
 from server.bench_serve.measures import Measured, measure
-from server.bench_serve.processes import ServerFailed, ServerProcess, free_port
 from server.bench_serve.random_adapters import LORA_RANK, save_lora_adapters
 from server.bench_serve.subjects import Surroundings, VllmServer
 from server.bench_serve.workload import Arrival, adapter_name
+from server.processes import ServerFailed, ServerProcess, free_port
 
 CAVEAT = (
     "vLLM's CPU LoRA path is reference code (it copies A and B per token): beating it on a CPU says nothing about "

@@ -10,7 +10,7 @@ import pytest
 
 from adapters_store.adapter import Adapter
 from adapters_store.base import BaseDescription
-from tests.e2e.live_server import LiveServer
+from loadtest.live_server import LiveServer
 from tests.e2e.picture_world import PictureWorld, picture_world
 from tests.e2e.real_adapters import default_base, random_adapter, random_index_set, write_all
 

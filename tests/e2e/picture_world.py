@@ -10,8 +10,8 @@ from typing import Any
 
 from adapters_store.base import describe_checkpoint
 from adapters_store.format import write_adapter
+from loadtest.live_server import LiveServer, checked
 from server.bench_serve.random_adapters import sparse_adapter
-from tests.e2e.live_server import LiveServer, checked
 from tests.e2e.tiny_server import nothing_leaks
 from tests.server.runners.tiny_pipelines import SIZE, Family, save_tiny_pipeline
 

@@ -11,9 +11,9 @@ import torch
 from adapters_store.adapter import TORCH_DTYPES, Adapter, IndexSet, build_adapter
 from adapters_store.base import BaseDescription, describe_checkpoint
 from adapters_store.format import Positions, pack_positions, write_adapter
+from loadtest.live_server import MODELS_DIR
 from server.demo.text import EXAMPLES_BASE
 from server.runners.loading import resolve_model
-from tests.e2e.live_server import MODELS_DIR
 
 TARGETS = ("q_proj", "k_proj", "v_proj", "up_proj", "down_proj")
 

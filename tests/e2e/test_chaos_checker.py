@@ -22,7 +22,7 @@ from loadtest.chaos.store_scan import scan_store
 from loadtest.chaos.traffic import of_blend
 from loadtest.chaos.trial import Settings, Trial
 from loadtest.chaos.wall_clock import can_build
-from tests.e2e.live_server import LiveServer
+from loadtest.live_server import LiveServer
 
 DONE = b"data: [DONE]\n\n"
 OK_STREAM = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\nconnection: close\r\n\r\n"

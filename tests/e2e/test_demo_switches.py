@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from loadtest.live_server import LiveServer
 from server.demo.process import DemoFailed
 from server.demo.switches import index_sets, show_switches
-from tests.e2e.live_server import LiveServer
 from tests.e2e.real_adapters import default_base, random_adapter, random_index_set, write_all
 
 

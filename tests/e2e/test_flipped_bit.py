@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from safetensors import safe_open
 
+from loadtest.live_server import LiveServer, metric, wait_until
 from server.app import ENGINE_DIED
-from tests.e2e.live_server import LiveServer, metric, wait_until
 from tests.e2e.tiny_server import tiny_server
 
 WEIGHT = "model.layers.0.self_attn.q_proj.weight"

@@ -15,8 +15,8 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
+from loadtest.live_server import LiveServer, wait_until
 from tests.e2e.conftest import RealAdapters
-from tests.e2e.live_server import LiveServer, wait_until
 
 Q0 = "model.layers.0.self_attn.q_proj"
 

@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 import httpx
 import pytest
 
-from tests.e2e.live_server import LiveServer, metric, wait_until
+from loadtest.live_server import LiveServer, metric, wait_until
 from tests.e2e.tiny_server import CONTEXT_TOKENS, footprint, is_at_rest, nothing_leaks, state, tiny_server
 
 MIB = 1024**2

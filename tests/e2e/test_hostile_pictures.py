@@ -20,14 +20,14 @@ from fastapi.testclient import TestClient
 
 from adapters_store.base import describe_checkpoint
 from adapters_store.format import write_adapter
+from loadtest.live_server import checked, metric, wait_until
+from loadtest.tiny_model import save_tiny_model
 from server.app import build_app
 from server.core.config import load_config
-from tests.e2e.live_server import checked, metric, wait_until
 from tests.e2e.picture_world import MAX_BATCH, MAX_QUEUE, MAX_SIDE, PictureWorld, body
 from tests.e2e.real_adapters import random_adapter
 from tests.e2e.tiny_server import footprint, is_at_rest, state
 from tests.server.api.rig import error_of
-from tests.server.runners.tiny_model import save_tiny_model
 
 MIB = 1024**2
 NUM_LARGEST = 7  # pictures of MAX_SIDE, in one request

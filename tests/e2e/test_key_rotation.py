@@ -8,7 +8,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.e2e.live_server import wait_until
+from loadtest.live_server import wait_until
 from tests.e2e.tiny_server import tiny_server
 from tests.server.api.rig import sse_events
 from tests.server.core.test_key_ring import write_keys

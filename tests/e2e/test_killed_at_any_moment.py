@@ -11,8 +11,8 @@ from pathlib import Path
 import httpx
 import pytest
 
+from loadtest.live_server import LiveServer
 from tests.e2e.conftest import RealAdapters
-from tests.e2e.live_server import LiveServer
 
 NUM_KILLS = 4
 

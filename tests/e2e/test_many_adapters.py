@@ -17,7 +17,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from adapters_store.base import describe_checkpoint
 from adapters_store.format import write_adapter
-from tests.e2e.live_server import LiveServer, checked
+from loadtest.live_server import LiveServer, checked
 from tests.e2e.real_adapters import random_adapter
 from tests.e2e.tiny_server import footprint, nothing_leaks, state, tiny_server
 

@@ -20,9 +20,9 @@ import torch
 from fastapi.testclient import TestClient
 from PIL import Image
 
+from loadtest.live_server import checked, metric, wait_until
 from server.app import build_app
 from server.core.config import load_config
-from tests.e2e.live_server import checked, metric, wait_until
 from tests.e2e.picture_world import DENOISING, READING, PictureWorld, b64, body, named, picture_world, push_random
 from tests.e2e.tiny_server import state
 from tests.server.api.rig import error_of, sse_events

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from tests.e2e.live_server import MODELS_DIR, REPOSITORY, LiveServer
+from loadtest.live_server import MODELS_DIR, REPOSITORY, LiveServer
 
 README = (REPOSITORY / "README.md").read_text()
 

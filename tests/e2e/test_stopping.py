@@ -10,7 +10,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.e2e.live_server import LiveServer, metric, wait_until
+from loadtest.live_server import LiveServer, metric, wait_until
 from tests.server.api.rig import error_of, sse_events
 
 LONG = {"prompt": "Once", "parameters": {"max_new_tokens": 2000, "ignore_eos": True}}

@@ -16,10 +16,10 @@ import pytest
 
 from adapters_store.base import describe_checkpoint
 from adapters_store.format import write_adapter
+from loadtest.live_server import LiveServer, checked, wait_until
 from server.bench_serve.random_adapters import sparse_adapter
 from server.core.otlp import CLOSE_S, SERVICE
 from tests.e2e.collector import SERVER_KIND, Collector, Span, collector
-from tests.e2e.live_server import LiveServer, checked, wait_until
 from tests.e2e.picture_world import PictureWorld, picture_world
 from tests.e2e.tiny_server import tiny_server
 from tests.server.api.rig import error_of, sse_events

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from loadtest.live_server import LiveServer, metric, wait_until
+from loadtest.shared_redis import SharedRedis
 from tests.e2e.conftest import RealAdapters
-from tests.e2e.live_server import LiveServer, metric, wait_until
-from tests.e2e.shared_redis import SharedRedis
 
 
 @pytest.fixture

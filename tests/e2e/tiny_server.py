@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from loadtest.live_server import LiveServer, wait_until
+from loadtest.tiny_model import save_tiny_model
 from server.api.workers import NUM_ENCODING, NUM_HEAVY, NUM_QUICK, NUM_TOKENISING, NUM_WAITING
 from server.app import LOADER_THREADS
-from tests.e2e.live_server import LiveServer, wait_until
-from tests.server.runners.tiny_model import save_tiny_model
 
 CONTEXT_TOKENS = 8192
 POOL_THREADS = (

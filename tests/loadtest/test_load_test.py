@@ -17,8 +17,8 @@ from click.testing import CliRunner
 from loadtest.outcomes import read_outcomes
 from loadtest.run import main
 from loadtest.run_files import OUTCOMES, RECORD, TRACE
+from loadtest.tiny_model import save_tiny_model
 from loadtest.trace import read_trace
-from tests.server.runners.tiny_model import save_tiny_model
 from tests.server.runners.tiny_pipelines import save_tiny_pipeline
 
 SCENARIO = """

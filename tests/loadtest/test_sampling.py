@@ -11,7 +11,7 @@ from loadtest.asking import http_client
 from loadtest.failures import noted
 from loadtest.sampling import sampled
 from loadtest.servers import RunningServer
-from server.bench_serve.processes import ServerFailed, ServerProcess
+from server.processes import ServerFailed, ServerProcess
 from tests.loadtest.scripted import Answer, scripted
 
 METRICS = b"# TYPE shira_queue_depth gauge\nshira_queue_depth 3\n"

@@ -7,6 +7,7 @@ import subprocess
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,9 @@ import httpx
 import yaml
 
 from deploy.monitoring.ops_tools import Tools
-from server.bench_serve.processes import free_port
+from loadtest.live_server import wait_until
+from server.processes import free_port
 from tests.deploy.series import PROMETHEUS
-from tests.e2e.live_server import wait_until
 
 INTERVAL = "1s"
 
@@ -49,11 +50,23 @@ class LivePrometheus:
         """As it runs them: name, type, query, health, and of alerts their state."""
         return [rule for group in self._get("rules")["groups"] for rule in group["rules"]]
 
+    def settle(self) -> None:
+        """Two more looks at every target, then every rule once more: a rate wants two samples of a series, and a series
+        begins when something is counted first."""
+        num_looks = self._num_looks()
+        wait_until(lambda: self._num_looks() >= num_looks + 2)
+        now = datetime.now(UTC)
+        wait_until(lambda: all(datetime.fromisoformat(rule["lastEvaluation"]) > now for rule in self.rules()))
+
     def is_ready(self) -> bool:
         try:
             return self._client.get("/-/ready").status_code == 200
         except httpx.TransportError:
             return False
+
+    def _num_looks(self) -> float:
+        """At the target that was looked at least often."""
+        return self.value("min(count_over_time(up[1h]))")
 
     def _get(self, what: str, **params: str) -> dict[str, Any]:
         response = self._client.get(f"/api/v1/{what}", params=params)

@@ -18,14 +18,14 @@ from adapters_store.format import write_adapter
 from deploy.monitoring.board import HERE, INTERVAL, Panel
 from deploy.monitoring.boards import BOARDS
 from deploy.monitoring.ops_tools import Tools
+from loadtest.live_server import LiveServer, checked, wait_until
+from loadtest.tiny_model import save_tiny_model
 from server.bench_serve.random_adapters import sparse_adapter
 from server.core.keys import hash_secret
 from server.core.metrics import SWITCH_BUCKETS_S
 from tests.deploy.series import MADE_BY_PROMETHEUS, alerts, named_in, recordings
-from tests.e2e.live_server import LiveServer, checked, wait_until
 from tests.e2e.picture_world import PictureWorld, picture_world
 from tests.ops.live_prometheus import LivePrometheus, Sample, live_prometheus
-from tests.server.runners.tiny_model import save_tiny_model
 
 pytestmark = pytest.mark.ops
 
@@ -62,7 +62,7 @@ def world(tools: Tools, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Wo
             wait_until(lambda: prometheus.value('sum(up{job=~"shira.*"})') == 2)
             receipts = load(text, pictures)
             wait_until(lambda: prometheus.value(told("ok")) == len(receipts) + NUM_IMAGES)
-            wait_until(lambda: prometheus.value(f"count({min(recordings())})") > 0)
+            prometheus.settle()
             yield World(prometheus=prometheus, receipts=receipts)
 
 

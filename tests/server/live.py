@@ -50,13 +50,6 @@ class Live:
         asyncio.run_coroutine_threadsafe(look(), self.loop).result()
 
 
-def free_port() -> int:
-    """A port that nothing listens on."""
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port: int = probe.getsockname()[1]
-        return port
-
-
 @contextmanager
 def live(
     data_dir: Path, pictures: PictureInfo | None = None, engine: FakeEngine | None = None, **settings: object

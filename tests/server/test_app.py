@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from fastapi.testclient import TestClient
 
+from loadtest.tiny_model import save_tiny_model
 from server.app import LOADER_THREADS, NotListening, build_app, check_address
 from server.core.config import load_config
-from tests.server.runners.tiny_model import save_tiny_model
 
 
 def test_an_address_that_is_taken_is_refused_naming_it_and_the_flags(tmp_path: Path) -> None:

@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 
 from adapters_store.format import write_adapter
+from loadtest.tiny_model import save_tiny_model
 from server.bench_modes import run
 from server.runners.loading import load_llm
 from tests.server.runners.rig import random_adapter
-from tests.server.runners.tiny_model import save_tiny_model
 
 
 def test_modes_agree_in_float32_and_rows_do_not_depend_on_their_neighbours(

@@ -6,12 +6,12 @@ from pathlib import Path
 import pytest
 
 from adapters_store.kernels import get_row_kernels
+from loadtest.tiny_model import Architecture, save_tiny_model
 from server.calibration import SHARE, calibrate, random_adapter
 from server.execution.audit import audit
 from server.runners.backends import paged_backend, rows_backend
 from server.runners.loading import LoadedModel, load_llm
 from server.stack import PickBackend
-from tests.server.runners.tiny_model import Architecture, save_tiny_model
 
 
 def base_is_intact(loaded: LoadedModel) -> bool:

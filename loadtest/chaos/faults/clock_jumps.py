@@ -11,7 +11,7 @@ from loadtest.chaos.ledger import Outcome
 from loadtest.chaos.sender import Sender, nothing_wrong
 from loadtest.chaos.trial import Trial
 from loadtest.chaos.wall_clock import WallClock
-from tests.e2e.live_server import LiveServer
+from loadtest.live_server import LiveServer
 
 HOUR_S, DAY_S = 3600, 86_400
 JUMPS = {"+1 h": HOUR_S, "−1 h": -HOUR_S, "+1 day": DAY_S, "−1 day": -DAY_S, "back": 0}

@@ -13,7 +13,7 @@ from loadtest.chaos.room import PAGE_BYTES, FullDisk, Room, ShortFiles, can_moun
 from loadtest.chaos.sender import Reply, Sender
 from loadtest.chaos.traffic import entered
 from loadtest.chaos.trial import Phase, Trial
-from tests.e2e.live_server import LiveServer
+from loadtest.live_server import LiveServer
 
 SPARE_UPLOADS = 40  # the disk holds so many of the adapters at once
 OVERHEAD_PAGES = 16  # what an upload writes beside the adapter, twice over: it passes through a scratch file

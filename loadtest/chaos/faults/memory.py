@@ -15,7 +15,7 @@ from loadtest.chaos.memory_limits import AddressSpace, Limit, memory_group
 from loadtest.chaos.sender import Sender
 from loadtest.chaos.traffic import DEADLINE_MS, entered, of_blend
 from loadtest.chaos.trial import Phase, Trial
-from tests.e2e.live_server import LiveServer, wait_until
+from loadtest.live_server import LiveServer, wait_until
 
 SPARSITY = 0.3
 NUM_HEAVY = 4

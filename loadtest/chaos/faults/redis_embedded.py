@@ -11,7 +11,7 @@ import redis
 
 from loadtest.chaos.filled import is_filled
 from loadtest.chaos.trial import Trial
-from tests.e2e.live_server import LiveServer, metric, wait_until
+from loadtest.live_server import LiveServer, metric, wait_until
 
 BACK_S = 10.0
 NUM_KILLS = 3

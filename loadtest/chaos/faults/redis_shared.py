@@ -11,8 +11,8 @@ import redis
 from loadtest.chaos.filled import is_filled
 from loadtest.chaos.slow_proxy import SlowProxy
 from loadtest.chaos.trial import AGREE_S, Phase, Trial
-from tests.e2e.live_server import LiveServer, metric, wait_until
-from tests.e2e.shared_redis import SharedRedis
+from loadtest.live_server import LiveServer, metric, wait_until
+from loadtest.shared_redis import SharedRedis
 
 LINK_BACK_S = 10.0  # the longest a link may take to come back
 DELAY_S, STALL_S = 0.02, 2.0  # a stall outlasts the link's timeout

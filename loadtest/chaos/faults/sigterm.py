@@ -8,7 +8,7 @@ from time import monotonic
 
 from loadtest.chaos.sender import Reply, Sender, nothing_wrong
 from loadtest.chaos.trial import Phase, Trial
-from tests.e2e.live_server import LiveServer, wait_until
+from loadtest.live_server import LiveServer, wait_until
 
 DRAIN_S = 1.0
 LAST_ANSWERS_S = 5.0  # what the server allows itself beyond the drain

@@ -12,7 +12,7 @@ import torch
 from adapters_store.errors import TrainingRefused
 from adapters_store.tools.checkpoint import load_causal_lm, load_tokenizer
 from adapters_store.tools.linear_weights import linear_weights
-from tests.server.runners.tiny_model import save_tiny_model
+from loadtest.tiny_model import save_tiny_model
 
 
 @pytest.fixture

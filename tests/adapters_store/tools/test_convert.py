@@ -28,6 +28,7 @@ from adapters_store.format import read_adapter
 from adapters_store.tools.applied import applied
 from adapters_store.tools.convert import ConvertOptions, convert
 from adapters_store.tools.convert_source import Form
+from loadtest.tiny_model import save_tiny_model
 from tests.adapters_store.tools.peft_world import (
     greedy,
     load,
@@ -36,7 +37,6 @@ from tests.adapters_store.tools.peft_world import (
     save_native,
     save_peft_adapter,
 )
-from tests.server.runners.tiny_model import save_tiny_model
 
 # PEFT asks transformers for a name that is about to go, and makes sparse tensors without choosing their checks.
 pytestmark = [

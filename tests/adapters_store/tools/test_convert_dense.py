@@ -23,6 +23,7 @@ from adapters_store.format import read_adapter, unpack_positions
 from adapters_store.tools.applied import applied
 from adapters_store.tools.convert import ConvertOptions, as_dict, convert, render
 from adapters_store.tools.peft_types import MERGED, NOT_MERGED
+from loadtest.tiny_model import save_tiny_model
 from tests.adapters_store.tools.peft_world import (
     TARGETS,
     greedy,
@@ -32,7 +33,6 @@ from tests.adapters_store.tools.peft_world import (
     save_peft_adapter,
     stored,
 )
-from tests.server.runners.tiny_model import save_tiny_model
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::FutureWarning"),  # PEFT's and transformers' own, while PEFT trains

@@ -20,7 +20,7 @@ from adapters_store.tools.applied import applied
 from adapters_store.tools.checkpoint import load_causal_lm
 from adapters_store.tools.exact_values import exact_values
 from adapters_store.tools.extract import ExtractOptions, extract
-from tests.server.runners.tiny_model import save_tiny_model
+from loadtest.tiny_model import save_tiny_model
 
 Weights = dict[str, Tensor]
 SHARD_NAMES = ("model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors")

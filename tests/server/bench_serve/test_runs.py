@@ -11,6 +11,7 @@ import pytest
 from adapters_store.base import describe_checkpoint
 from adapters_store.format.native import check_against_base
 from adapters_store.tools.checkpoint import load_tokenizer
+from loadtest.tiny_model import save_tiny_model
 from server.bench_serve.custom import custom
 from server.bench_serve.models import one_token_words, random_model
 from server.bench_serve.offline import Job, make_baseline, run_batches
@@ -19,7 +20,6 @@ from server.bench_serve.random_adapters import save_lora_adapters, sparse_adapte
 from server.bench_serve.run import run
 from server.bench_serve.subjects import OfflineMethod
 from server.bench_serve.workload import Lengths, WorkloadSpec, draw
-from tests.server.runners.tiny_model import save_tiny_model
 
 
 @pytest.fixture(scope="module")

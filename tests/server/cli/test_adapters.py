@@ -12,10 +12,11 @@ import torch
 from safetensors.torch import save_file
 
 from server.cli.root import run
+from server.processes import free_port
 from tests.adapters_store.small_adapters import small_adapter
 from tests.server.api.rig import native_file
 from tests.server.fakes import FINGERPRINT
-from tests.server.live import Live, free_port, live
+from tests.server.live import Live, live
 
 
 @pytest.fixture(scope="module")

@@ -8,9 +8,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from loadtest.tiny_model import save_tiny_model
 from server.cli.root import run
 from tests.adapters_store.tools.peft_world import rank_counts, save_native, save_peft_adapter
-from tests.server.runners.tiny_model import save_tiny_model
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::FutureWarning"),  # PEFT's and transformers' own, while PEFT makes an adapter

@@ -13,10 +13,10 @@ from adapters_store.base import describe_checkpoint
 from adapters_store.blend import Fusion
 from adapters_store.format import Positions, pack_positions, write_adapter
 from adapters_store.tools.evaluate_options import METRICS, PRECISIONS, BlendSpec, EvalOptions
+from loadtest.tiny_model import save_tiny_model
 from server.cli import eval as module
 from server.cli.eval import evaluate, parse_blend
 from server.cli.root import run
-from tests.server.runners.tiny_model import save_tiny_model
 
 NAME = "model.layers.0.self_attn.q_proj.weight"
 

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from adapters_store.tools.reproduction.plan import DOMAINS
+from loadtest.tiny_model import save_tiny_model
 from server.cli.root import run
-from tests.server.runners.tiny_model import save_tiny_model
 
 
 @pytest.fixture

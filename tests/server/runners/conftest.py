@@ -6,8 +6,8 @@ from functools import cache
 import pytest
 import transformers
 
+from loadtest.tiny_model import Architecture, save_tiny_model
 from server.runners.loading import LoadedModel, load_llm
-from tests.server.runners.tiny_model import Architecture, save_tiny_model
 
 transformers.utils.logging.disable_progress_bar()
 

@@ -6,13 +6,13 @@ import pytest
 import torch
 
 from adapters_store.blend import BASE, Blend
+from loadtest.tiny_model import Architecture
 from server.core.requests import RequestId, Sampling
 from server.core.steps import StepToken
 from server.runners.loading import LoadedModel
 from server.runners.text import TextCodec
 from tests.server.runners.conftest import Load
 from tests.server.runners.rig import BackendName, Rig
-from tests.server.runners.tiny_model import Architecture
 
 PROMPTS = ["the quick", "a rose is a rose 🌹 is", "in", "over the lazy dog the word was naïve", "jumps"]
 CASES: list[tuple[Architecture, BackendName]] = [

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from adapters_store.adapter import build_table
+from loadtest.tiny_model import save_tiny_model
 from server.core.errors import ModelNotLoadable
 from server.runners.loading import load_llm, resolve_model
-from tests.server.runners.tiny_model import save_tiny_model
 
 
 def test_auto_loads_as_stored_and_the_fingerprint_does_not_depend_on_the_dtype(tmp_path: Path) -> None:

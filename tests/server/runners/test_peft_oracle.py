@@ -12,11 +12,11 @@ from transformers import AutoModelForCausalLM
 
 from adapters_store.blend import BASE, Blend, BlendMember
 from adapters_store.peft_format import read_peft
+from loadtest.tiny_model import TEXT, Architecture, save_tiny_model
 from server.runners.loading import LoadedModel, load_llm
 from server.runners.text import TextCodec
 from tests.e2e.real_adapters import default_base
 from tests.server.runners.rig import BackendName, Rig
-from tests.server.runners.tiny_model import TEXT, Architecture, save_tiny_model
 
 # PEFT asks transformers for a name that is about to go, and makes sparse tensors without choosing their checks.
 pytestmark = [

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from loadtest.tiny_model import tiny_tokenizer
 from server.core.errors import RequestRejected
 from server.runners.text import REPLACEMENT, TextCodec
-from tests.server.runners.tiny_model import tiny_tokenizer
 
 CODEC = TextCodec(tiny_tokenizer())
 VOCABULARY = len(tiny_tokenizer())

@@ -1,4 +1,4 @@
-"""A real Valkey server of the tests' own, reached over TCP as a shared one would be."""
+"""A real Valkey server of its own process, reached over TCP as a shared one would be."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from typing import Self
 import redis
 
 from adapters_store.tiers.embedded import server_binary
-from server.bench_serve.processes import free_port
-from tests.e2e.live_server import wait_until
+from loadtest.live_server import wait_until
+from server.processes import free_port
 
 
 class SharedRedis:

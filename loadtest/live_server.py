@@ -1,8 +1,8 @@
-"""A real ``shira serve`` process, as an operator runs it, for the tests that need the whole of it."""
+"""A real ``shira serve`` process, as an operator runs it: killed, started again on the same data, audited."""
 
 from __future__ import annotations
 
-import signal
+import os
 import subprocess
 import sys
 import time
@@ -13,12 +13,12 @@ from typing import Any, Self
 
 import httpx
 
-from server.bench_serve.processes import free_port
 from server.demo.text import EXAMPLES_BASE
+from server.processes import ServerFailed, ServerProcess, free_port, without_settings
 
-REPOSITORY = Path(__file__).parents[2]
+REPOSITORY = Path(__file__).parents[1]
 MODELS_DIR = REPOSITORY / ".cache" / "models"  # the default base is converted once per checkout
-READY_TIMEOUT_S = 600.0
+STOP_TIMEOUT_S = 60.0
 
 
 class LiveServer:
@@ -29,19 +29,10 @@ class LiveServer:
         self.port = free_port()
         self.log_path = data_dir.with_name(data_dir.name + ".log")
         self.command = [sys.executable, "-m", "server", "serve", "--port", str(self.port), "--redis", redis]
-        self.command += [
-            "--model",
-            EXAMPLES_BASE,
-            "--data-dir",
-            str(data_dir),
-            "--models-dir",
-            str(MODELS_DIR),
-            "--threads",
-            "1",
-            "--no-calibrate",  # it takes seconds; the server that most tests share does
-            *options,
-        ]
-        self.client = httpx.Client(base_url=f"http://127.0.0.1:{self.port}", timeout=120.0)
+        self.command += ["--model", EXAMPLES_BASE, "--data-dir", str(data_dir), "--models-dir", str(MODELS_DIR)]
+        self.command += ["--threads", "1", "--no-calibrate", *options]  # calibrating takes seconds
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.client = httpx.Client(base_url=self.url, timeout=120.0)
 
     def __enter__(self) -> Self:
         self.start()
@@ -54,31 +45,22 @@ class LiveServer:
         finally:
             self.client.close()
 
+    @property
+    def process(self) -> subprocess.Popen[bytes]:
+        return self._server.popen
+
     def start(self) -> None:
-        with self.log_path.open("ab") as log:
-            self.process = subprocess.Popen(self.command, stdout=log, stderr=log)
-        self.wait_until_ready()
+        self._server = ServerProcess(self.command, environment=without_settings(os.environ), log=self.log_path)
+        self._server.wait_until_ready(f"{self.url}/readyz")
 
     def stop(self) -> int:
         """SIGTERM; the exit code."""
-        self.process.send_signal(signal.SIGTERM)
-        return self.process.wait(timeout=60)
+        self.process.terminate()
+        return self.process.wait(timeout=STOP_TIMEOUT_S)
 
     def kill(self) -> None:
         self.process.kill()
-        self.process.wait(timeout=60)
-
-    def wait_until_ready(self) -> None:
-        deadline = time.monotonic() + READY_TIMEOUT_S
-        while time.monotonic() < deadline:
-            assert self.process.poll() is None, self.log_path.read_text()[-3000:]
-            try:
-                if self.client.get("/readyz").status_code == 200:
-                    return
-            except httpx.TransportError:
-                pass
-            time.sleep(0.1)
-        raise AssertionError(f"not ready within {READY_TIMEOUT_S} s:\n{self.log_path.read_text()[-3000:]}")
+        self.process.wait(timeout=STOP_TIMEOUT_S)
 
     def generate(self, adapter: Any = (), *, prompt: str = "Once upon a time", num_tokens: int = 8) -> dict[str, Any]:
         parameters = {"max_new_tokens": num_tokens, "ignore_eos": True}
@@ -90,14 +72,17 @@ class LiveServer:
             return checked(self.client.post("/adapters", data={"name": name}, files={"file": file}))
 
     def assert_base_intact(self) -> None:
+        """Raises ServerFailed, unless the server's audit finds it so and no earlier one found it otherwise."""
         audit = self.client.post("/admin/verify")
-        assert audit.status_code == 200, audit.text
-        assert audit.json()["ok"] is True
-        assert metric(self.client, "shira_base_integrity_failures_total") == 0
+        failures = metric(self.client, "shira_base_integrity_failures_total")
+        if not audit.is_success or failures:
+            raise ServerFailed(f"the base is not intact: {failures:.0f} failures; {audit.text}")
 
 
 def checked(response: httpx.Response) -> dict[str, Any]:
-    assert response.is_success, f"{response.status_code}: {response.text}"
+    """Raises ServerFailed unless the answer is a success."""
+    if not response.is_success:
+        raise ServerFailed(f"{response.status_code}: {response.text}")
     answer: dict[str, Any] = response.json()
     return answer
 
@@ -107,11 +92,13 @@ def metric(client: httpx.Client, name: str) -> float:
     for line in client.get("/metrics").text.splitlines():
         if line.startswith(name + " "):
             return float(line.split()[1])
-    raise AssertionError(f"no sample {name}")
+    raise ServerFailed(f"/metrics: expected a sample {name}, got none")
 
 
 def wait_until(is_true: Callable[[], bool], timeout_s: float = 30.0) -> None:
+    """Raises TimeoutError."""
     deadline = time.monotonic() + timeout_s
     while not is_true():
-        assert time.monotonic() < deadline, f"still not so after {timeout_s} s"
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"still not so after {timeout_s} s")
         time.sleep(0.05)
