@@ -95,13 +95,14 @@ class Stepper:
         self._remove(sequences)
 
     def step(self) -> bool:
-        """Runs one step; False if there is nothing to run."""
+        """Runs one step; False if nothing was done, and nothing will be until something comes."""
         plan = self._scheduler.plan(self._execution.active)
         self._telemetry.seated(self._scheduler.seats, self._clock.now())
-        for sequence, error in self._scheduler.seats.take_failed():
+        failed = self._scheduler.seats.take_failed()
+        for sequence, error in failed:
             self.fail([sequence], StepFailed(f"the model failed to start this request: {error}"))
         if plan is None:
-            return False
+            return bool(failed)  # others may have the bytes that these held
         plan = self._without_aborted(self._activate(plan))
         if plan.shares:
             self._run(plan)

@@ -144,6 +144,22 @@ def test_bytes_that_cannot_be_had_fail_the_requests_that_need_them_and_no_others
     assert house.residency.held == []
 
 
+def test_who_waits_for_room_is_served_once_a_request_that_held_it_could_not_begin() -> None:
+    """The room came free between two looks at who wants it, and the thread slept until the next deadline."""
+    house = House(residency=FakeResidency(room=1))
+    held = make_request(A)
+    house.runner.unbeginnable.add(held.id)
+    command, holder = submit(held)
+    assert house.engine.post(command)
+    waiting = house.ask(B)
+    drained: Future[None] = Future()
+    assert house.engine.post(Drain(deadline_s=house.clock.now() + 1000, done=drained))
+    house.engine.start()
+    assert isinstance(holder.error, StepFailed)
+    assert waiting.end.finish_reason == "stop"
+    drained.result(10)
+
+
 def test_a_failed_step_fails_its_requests_alone_and_brings_the_base_back(house: House) -> None:
     house.runner.failures = [RuntimeError("out of memory")]
     failed = house.ask(A)
