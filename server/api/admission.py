@@ -71,7 +71,7 @@ def _deadline_ms(services: Services, body: GenerationBody) -> int:
 
 async def _hold(services: Services, tenant: str, ref: AdapterRef, held: AsyncExitStack) -> AppliedAdapter:
     version = await services.workers.quick(_resolve_and_hold, services, tenant, ref)
-    held.push_async_callback(services.workers.quick, services.store.unhold, version)
+    held.callback(services.store.unhold, version)  # here, not on a thread: there may be none to be had
     return AppliedAdapter(name=ref.name, version=version, scale=ref.scale)
 
 

@@ -51,7 +51,8 @@ class Engine(Protocol):
 
 
 class Store(Protocol):
-    """The part of ``AdapterStore`` that the routes use. All methods may block: call them through ``Workers``."""
+    """The part of ``AdapterStore`` that the routes use. All methods but ``unhold`` may block: call them through
+    ``Workers``."""
 
     def put(
         self,

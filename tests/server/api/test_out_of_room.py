@@ -115,6 +115,28 @@ async def test_an_upload_that_is_stored_is_answered_even_if_no_thread_can_be_had
         assert list((server.services.config.data_dir / "scratch").iterdir()) == []
 
 
+async def test_a_version_is_let_go_even_if_no_thread_can_be_had_when_its_request_ends(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It stayed held for as long as the server ran: every delete of it was told that it is in use."""
+    quick = Workers.quick
+
+    async def work_once(workers: Workers, call: Callable[..., object], *args: Any, **more: Any) -> object:
+        monkeypatch.setattr(Workers, "quick", refuse)
+        return await quick(workers, call, *args, **more)
+
+    async def refuse(*_: object) -> object:
+        raise OutOfMemory("the server has no memory for this now; try again later")
+
+    async with rig(tmp_path) as server:
+        await server.push("a")
+        monkeypatch.setattr(Workers, "quick", work_once)
+        assert (await server.generate(adapter="a")).status_code == 200
+        assert server.store.describe()["claims"] == {}
+        monkeypatch.setattr(Workers, "quick", quick)
+        assert (await server.client.delete("/adapters/a")).status_code == 200
+
+
 async def test_other_errors_of_work_are_passed_on() -> None:
     with pytest.raises(ZeroDivisionError):
         await Workers().heavy(lambda: 1 // 0)
