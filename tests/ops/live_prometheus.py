@@ -51,8 +51,7 @@ class LivePrometheus:
         return [rule for group in self._get("rules")["groups"] for rule in group["rules"]]
 
     def settle(self) -> None:
-        """Two more looks at every target, then every rule once more: a rate wants two samples of a series, and a series
-        begins when something is counted first."""
+        """Two more looks at every target, then every rule once more: a rate wants two samples of a series."""
         num_looks = self._num_looks()
         wait_until(lambda: self._num_looks() >= num_looks + 2)
         now = datetime.now(UTC)
