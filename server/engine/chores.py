@@ -37,9 +37,13 @@ class Chores:
         self._forgets.append(command)
 
     def do_some(self) -> None:
-        """One slice of the first audit, and every forgetting whose version nobody uses any more."""
+        """One slice of the first audit, and what can be forgotten."""
         if self._audits:
             self._continue_audit()
+        self.forget_unused()
+
+    def forget_unused(self) -> None:
+        """Every forgetting whose version nobody uses any more."""
         for command in [forget for forget in self._forgets if not self._is_used(forget.version)]:
             self._forgets.remove(command)
             self._forget(command)

@@ -95,6 +95,7 @@ class EngineThread:
         try:
             while not self._is_drained:
                 self._turn()
+            self._chores.forget_unused()  # by now that is every version
             self._execution.restore()
         except Exception as died:
             log.exception("the engine thread died")

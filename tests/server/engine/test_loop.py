@@ -13,6 +13,7 @@ import pytest
 from adapters_store.blend import BASE, Blend
 from adapters_store.errors import AdapterUnavailable, BlendRejected
 from server.core.errors import (
+    Aborted,
     DeadlineExceeded,
     Draining,
     EngineDied,
@@ -221,6 +222,23 @@ def test_a_drain_and_a_forgetting_that_come_while_the_thread_ends_are_done_with_
     second.result(timeout=10)
     forgotten.result(timeout=10)
     house.engine.ended.result(timeout=10)
+
+
+def test_a_version_whose_last_request_goes_away_in_a_drain_is_forgotten(house: House) -> None:
+    """Nothing was left to run, so the thread ended, and told the delete that the server is stopping."""
+    house.residency.is_instant = False
+    request = make_request(A)
+    command, client = submit(request)
+    forgotten, drained = Future[None](), Future[None]()
+    house.engine.post(command)
+    house.engine.post(Forget(version=A.versions[0], done=forgotten))
+    house.engine.post(Drain(deadline_s=house.clock.now() + 1000, done=drained))
+    assert house.residency.requested.wait(10)
+    house.engine.post(Abort(request_id=request.id))
+    drained.result(10)
+    forgotten.result(10)
+    assert isinstance(client.error, Aborted)
+    assert house.execution.forgotten == ["a"]
 
 
 def test_a_deadline_ends_a_request_that_waits(house: House) -> None:
