@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+STEP_FAILED = "the model failed while it ran this request"
+
 
 class Stepper:
     """Keeps scheduler, runner and residency in step with one another. Engine thread only.
@@ -100,7 +102,7 @@ class Stepper:
         self._telemetry.seated(self._scheduler.seats, self._clock.now())
         failed = self._scheduler.seats.take_failed()
         for sequence, error in failed:
-            self.fail([sequence], StepFailed(f"the model failed to start this request: {error}"))
+            self.fail([sequence], _told(error, StepFailed, "the model failed to start this request"))
         if plan is None:
             return bool(failed)  # others may have the bytes that these held
         plan = self._without_aborted(self._activate(plan))
@@ -120,7 +122,7 @@ class Stepper:
             self.fail(list(group), error)
         except Exception as error:
             log.exception("a survey failed")
-            self.fail(list(group), SwitchFailed(f"the adapter could not be looked at: {error}"))
+            self.fail(list(group), _told(error, SwitchFailed, "the adapter could not be looked at"))
         else:
             self._scheduler.loaded(group, survey)
 
@@ -133,8 +135,7 @@ class Stepper:
             return plan.without(plan.sequences)
         except Exception as error:
             log.exception("a switch failed")
-            failed = error if isinstance(error, ServerError) else SwitchFailed(f"the switch failed: {error}")
-            self.fail(plan.sequences, failed)
+            self.fail(plan.sequences, _told(error, SwitchFailed, "the switch failed"))
             self.check_weights()
             return plan.without(plan.sequences)
         for sequence in plan.sequences:
@@ -180,7 +181,7 @@ class Stepper:
                 results = self._runner.step(plan.work)
         except Exception as error:
             log.exception("a step failed")
-            self.fail(plan.sequences, _told(error))
+            self.fail(plan.sequences, _told(error, StepFailed, STEP_FAILED))
             self._restore()
             return
         now = self._clock.now()
@@ -195,7 +196,7 @@ class Stepper:
             if sequence is None:
                 continue
             if isinstance(result, StepError):
-                self.fail([sequence], _told(result.error))
+                self.fail([sequence], _told(result.error, StepFailed, STEP_FAILED))
                 continue
             reason = sequence.advance(result, now)
             self._telemetry.advanced(sequence, now)
@@ -228,9 +229,9 @@ class Stepper:
             self.check_weights()
 
 
-def _told(error: Exception) -> Exception:
-    """What the client is told of a failed step: errors of our own as they are, such as of a switch within it."""
-    error = told_of_memory(error)
+def _told(error: Exception, kind: type[StepFailed | SwitchFailed], what: str) -> Exception:
+    """What the client is told of a failure: errors of our own as they are, such as of a switch within a step."""
+    error = told_of_memory(error)  # now: of what it came is not kept, for that holds what the failed call held
     if isinstance(error, ServerError | AdapterStoreError):
         return error
-    return StepFailed(f"the model failed while it ran this request: {error}")
+    return kind(f"{what}: {error}")

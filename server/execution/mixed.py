@@ -17,7 +17,8 @@ from adapters_store.adapter import Fingerprint, Version
 from adapters_store.blend import Blend, BlendKey
 from adapters_store.errors import AdapterStoreError, BudgetExceeded
 from adapters_store.kernels import RowTargets
-from server.core.errors import SwitchFailed
+from server.core.errors import ServerError, SwitchFailed
+from server.core.memory_shortage import told_of_memory
 from server.core.steps import Survey, SwitchReport, VerifyReport
 from server.execution.fused import FusedExecution
 from server.execution.staging import Staged
@@ -125,7 +126,8 @@ class MixedExecution:
         """Why this blend alone cannot run beside; raises where it is more than that."""
         if self.broken:
             raise error
-        if isinstance(error, AdapterStoreError | SwitchFailed):
+        error = told_of_memory(error)
+        if isinstance(error, AdapterStoreError | ServerError):
             return error
         return SwitchFailed(f"blend {key} could not be made ready to run beside another: {error}")
 

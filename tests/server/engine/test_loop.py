@@ -162,7 +162,7 @@ def test_who_waits_for_room_is_served_once_a_request_that_held_it_could_not_begi
 
 
 def test_a_failed_step_fails_its_requests_alone_and_brings_the_base_back(house: House) -> None:
-    house.runner.failures = [RuntimeError("out of memory")]
+    house.runner.failures = [RuntimeError("shapes do not match")]
     failed = house.ask(A)
     assert isinstance(failed.error, StepFailed)
     assert house.execution.active.is_base
@@ -176,12 +176,31 @@ def test_a_failed_switch_fails_its_requests_and_the_next_one_works(house: House)
     assert house.ask(A).end.receipt.blend_key == A.key
 
 
-def test_a_lack_of_memory_in_a_switch_or_a_step_is_told_as_what_it_is(house: House) -> None:
-    house.execution.failures = [SwitchFailed("the blend could not be staged: can't allocate memory: you tried …")]
-    assert isinstance(house.ask(A).error, OutOfMemory)
-    house.runner.failures = [MemoryError()]
-    assert isinstance(house.ask(A).error, OutOfMemory)
+@pytest.mark.parametrize(
+    ("part", "call"), [("execution", "survey"), ("execution", "activate"), ("runner", "begin"), ("runner", "step")]
+)
+@pytest.mark.parametrize("refusal", [MemoryError(), RuntimeError("CUDA out of memory. Tried to allocate …")], ids=repr)
+def test_a_lack_of_memory_is_told_as_what_it_is_wherever_it_shows(
+    house: House, monkeypatch: pytest.MonkeyPatch, part: str, call: str, refusal: Exception
+) -> None:
+    def refuse(*_: object) -> object:
+        raise refusal
+
+    with monkeypatch.context() as without_memory:
+        without_memory.setattr(getattr(house, part), call, refuse)
+        assert isinstance(house.ask(A).error, OutOfMemory)
+        settle(house)
     assert house.ask(A).end.finish_reason == "stop"
+
+
+def test_a_switch_that_failed_for_want_of_memory_is_told_so(house: House) -> None:
+    house.execution.failures = [came_of(SwitchFailed("the blend could not be staged: "), MemoryError())]
+    assert isinstance(house.ask(A).error, OutOfMemory)
+
+
+def came_of(error: Exception, cause: Exception) -> Exception:
+    error.__cause__ = cause
+    return error
 
 
 def test_a_blend_that_cannot_be_made_is_refused_with_its_reason(house: House) -> None:

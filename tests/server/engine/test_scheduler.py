@@ -326,7 +326,7 @@ def test_the_logprobs_of_every_token_are_told_once_and_with_its_text_at_the_earl
 def test_a_failed_step_fails_its_rows_and_no_others() -> None:
     desk = Desk(is_instant=False)
     failed, waiting = [desk.ask(), desk.ask()], desk.ask(A)
-    desk.runner.failures = [RuntimeError("out of memory")]
+    desk.runner.failures = [RuntimeError("shapes do not match")]
     desk.turn()
     assert all(isinstance(desk.clients[request].error, StepFailed) for request in failed)
     desk.residency.waiting[A.key](LoadReport())

@@ -8,7 +8,7 @@ from adapters_store.adapter import Adapter, IndexSet, Version
 from adapters_store.blend import BASE, Blend, BlendMember
 from adapters_store.errors import AdapterUnavailable, BlendRejected, BudgetExceeded
 from adapters_store.kernels import RowTargets
-from server.core.errors import SwitchFailed
+from server.core.errors import OutOfMemory, SwitchFailed
 from server.execution.mixed import MixedExecution
 from tests.server.execution.world import World, make_adapter, make_index_set, same_bits
 
@@ -228,6 +228,20 @@ def test_a_blend_that_cannot_be_staged_fails_alone() -> None:
     assert isinstance(report.failed[bad.key], SwitchFailed)
     assert mixed.active.key == good.key
     assert mixed.targets(BASE.key) is not None
+
+
+def test_a_lack_of_memory_for_a_blend_beside_another_is_told_as_what_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World()
+    mixed = MixedExecution(world.execution)
+    good, other = world.blend(linear_adapter(1)), world.blend(linear_adapter(2))
+
+    def refuse(*_: object) -> object:
+        raise MemoryError
+
+    monkeypatch.setattr(world.execution.blends, "hold_targets", refuse)
+    report = mixed.activate(good, [other])
+    assert isinstance(report.failed[other.key], OutOfMemory)
+    assert mixed.active.key == good.key
 
 
 def test_weights_that_cannot_be_vouched_for_are_never_active_as_they_were() -> None:
