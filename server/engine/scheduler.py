@@ -169,7 +169,7 @@ class Scheduler:
 
     def ran(self, plan: Plan, sampled: Collection[RequestId], step_s: float, now: float) -> None:
         """The step of ``plan`` was done, and gave these sequences a token."""
-        self.rates.ran(step_s, now)
+        self.rates.ran(step_s, now, max(sequence.request.token_cost for sequence in plan.sequences))
         if self._room is not None:
             num_beside = len({sequence.request.blend.key for sequence in plan.sequences} - {plan.blend.key})
             self._room = max(self._room, num_beside)
@@ -215,7 +215,7 @@ class Scheduler:
     def hopeless(self, now: float) -> list[tuple[Sequence, DeadlineUnreachable]]:
         """Of those that have not begun, the ones that cannot be done in time any more."""
         waiting = [sequence for sequence in self._by_id.values() if sequence.started_s is None]
-        found = [(sequence, self._find_unreachable(sequence.request, now, 0)) for sequence in waiting]
+        found = [(sequence, self._find_unreachable(sequence.request, now, ())) for sequence in waiting]
         return [(sequence, error) for sequence, error in found if error is not None]
 
     def next_deadline(self) -> float:
@@ -232,14 +232,15 @@ class Scheduler:
 
     def _unreachable(self, request: GenerationRequest, now: float) -> DeadlineUnreachable | None:
         """At the best, only requests of the same client come first, and those beyond the free places alone."""
-        own = sum(s.started_s is None and s.request.client == request.client for s in self._by_id.values())
-        num_before = max(0, own - (self._limits.max_batch - self.num_running))
-        return self._find_unreachable(request, now, num_before)
+        waiting = [s.request for s in self._by_id.values() if s.started_s is None]
+        own = sorted(other.token_cost for other in waiting if other.client == request.client)
+        num_before = max(0, len(own) - (self._limits.max_batch - self.num_running))
+        return self._find_unreachable(request, now, own[:num_before])
 
-    def _find_unreachable(self, request: GenerationRequest, now: float, num_before: int) -> DeadlineUnreachable | None:
-        needed_s = needed_s_if_late(
-            request, now, rates=self.rates, num_before=num_before, step_tokens=self._limits.step_tokens
-        )
+    def _find_unreachable(
+        self, request: GenerationRequest, now: float, before: Collection[float]
+    ) -> DeadlineUnreachable | None:
+        needed_s = needed_s_if_late(request, now, rates=self.rates, before=before, step_tokens=self._limits.step_tokens)
         if needed_s is None:
             return None
         return DeadlineUnreachable(

@@ -208,7 +208,7 @@ class Stepper:
     def _finish(self, sequence: Sequence, reason: FinishReason, now: float) -> None:
         receipt = sequence.receipt(base=self._execution.fingerprint, now=now)
         sequence.finish(reason, self._runner.finish_text(sequence.id), receipt)
-        self._scheduler.rates.ended(now)
+        self._scheduler.rates.ended(now, sequence.request.token_cost)
         self._telemetry.finished(sequence, now)
 
     def _remove(self, sequences: Collection[Sequence]) -> None:

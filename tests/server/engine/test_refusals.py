@@ -15,8 +15,11 @@ from server.core.errors import (
     ServerError,
 )
 from server.engine.cost import CostModel
+from server.engine.messages import ImageEvent
+from server.engine.rates import NUM_STEPS_KNOWN, Rates
 from tests.server.engine.desk import Desk
 from tests.server.engine.fakes import make_blend, make_request
+from tests.server.engine.painter import FakePainter, make_image_request
 
 A, B = make_blend("a"), make_blend("b")
 FREE_TO_MIX = CostModel(correction_s=0.0, patch_s=0.0)
@@ -94,6 +97,37 @@ def test_a_request_that_waited_so_long_that_its_prompt_takes_too_long_is_refused
     assert not desk.clients[late].events
     desk.turns(4)
     assert isinstance(desk.clients[late].error, DeadlineUnreachable)
+
+
+def test_nobody_is_refused_by_how_long_something_heavier_took() -> None:
+    """A plain picture was told that it takes ten times what it takes, after one that ran ten adapters in every step."""
+    desk = Desk(painter=FakePainter(), schedule="fused", quantum_steps=1)
+
+    def refusal(token_cost: float) -> ServerError | None:
+        now = desk.clock.now()
+        asked = make_image_request(num_steps=20, arrived_s=now, deadline_s=now + 3.0, token_cost=token_cost)
+        return desk.scheduler.refusal([asked], now)
+
+    desk.step_s = 0.2
+    desk.ask_image(num_steps=200, token_cost=10.0)
+    desk.turns(64)
+    assert refusal(1.0) is None
+    assert isinstance(refusal(10.0), DeadlineUnreachable)
+    assert isinstance(refusal(20.0), DeadlineUnreachable)
+
+    desk.step_s = 0.02
+    light = desk.ask_image(num_steps=20, deadline_s=desk.clock.now() + 3.0)
+    desk.run_out()
+    assert isinstance(desk.clients[light].events[-1], ImageEvent)
+
+
+def test_a_backlog_of_light_requests_is_not_measured_by_heavier_ones_that_ended() -> None:
+    rates = Rates()
+    for number in range(NUM_STEPS_KNOWN):
+        rates.ran(0.1, now=float(number), cost=1.0)
+        rates.ended(float(number), 10.0)
+    assert rates.least_s([1.0] * 40, 1, 1.0) == 0.1
+    assert rates.least_s([10.0] * 40, 1, 10.0) > 10.0
 
 
 def test_a_deadline_that_passes_ends_a_request() -> None:

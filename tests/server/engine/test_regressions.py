@@ -27,10 +27,10 @@ def test_an_idle_server_refuses_nobody_by_what_was_slow_before() -> None:
     """Refusals run no steps, so the slow figure never went away."""
     rates = Rates()
     for number in range(NUM_STEPS_KNOWN):
-        rates.ran(0.4, now=float(number))
-    assert rates.least_s(0, 1) > 0
+        rates.ran(0.4, now=float(number), cost=1.0)
+    assert rates.least_s((), 1, 1.0) > 0
     rates.idle()
-    assert rates.least_s(0, 1) == 0
+    assert rates.least_s((), 1, 1.0) == 0
 
 
 def test_blends_that_have_gone_leave_no_counters_behind() -> None:
