@@ -82,7 +82,7 @@ class ServerConfig(BaseModel):
         "insists on.",
     )
     dtype: Literal["auto", "bfloat16", "float16", "float32"] = Field(
-        default="auto", description="Dtype of the base in memory; auto is as stored."
+        default="auto", description="Dtype of the base in memory; auto is as stored, for a pipeline as its denoiser is."
     )
     device: Literal["auto", "cpu", "cuda"] = Field(default="auto", description="Where the base lives.")
     threads: Annotated[Annotated[int, Field(ge=1, le=1024)] | None, BeforeValidator(_parse_auto)] = Field(

@@ -70,7 +70,8 @@ def load_pipeline(
     """Any text-to-image pipeline of diffusers, in evaluation mode, without gradients, every weight contiguous; nothing
     in the directory is executed.
 
-    ``dtype`` auto loads each component as stored. Raises ModelNotLoadable."""
+    ``dtype`` auto is the denoiser's as stored; the other components follow it, as diffusers casts nothing between them,
+    but for a VAE that is stored in fp32. Raises ModelNotLoadable."""
     _need_packages(path)
     try:
         refuse_own_code(path)
@@ -78,8 +79,9 @@ def load_pipeline(
         raise ModelNotLoadable(f"{path}: {error}") from error
     description = describe_base(path, fingerprints_dir)
     target = pick_device(device)
-    pipeline = _load(path, _dtypes(dtype, description))
-    denoiser = _check_denoiser(path, _parameters(pipeline, description), description)
+    denoiser = _denoiser_name(path, description)
+    pipeline = _load(path, _dtypes(dtype, denoiser, description))
+    _check_stored(path, pipeline, denoiser, description)
     pipeline.to(target)
     check_kind(path, pipeline)
     _settle_vae_(pipeline)
@@ -117,16 +119,31 @@ def _need_packages(path: Path) -> None:
         )
 
 
-def _dtypes(choice: DTypeChoice, description: BaseDescription) -> torch.dtype | dict[str, torch.dtype]:
-    """As stored: for each component the dtype that most of its elements are in."""
+def _denoiser_name(path: Path, description: BaseDescription) -> str:
+    name = next(iter(description.adaptable_components), None)
+    if name not in ("unet", "transformer"):
+        raise ModelNotLoadable(
+            f"{path}: expected a pipeline with a unet or transformer, got {', '.join(description.components)}"
+        )
+    return name
+
+
+def _dtypes(choice: DTypeChoice, denoiser: str, description: BaseDescription) -> torch.dtype | dict[str, torch.dtype]:
     if choice != "auto":
         return TORCH_DTYPES[choice]
-    elements: dict[str, Counter[torch.dtype]] = {name: Counter() for name in description.components}
+    dtypes = {"default": _stored_dtype(denoiser, description)}
+    if _stored_dtype("vae", description) == torch.float32:
+        dtypes["vae"] = torch.float32
+    return dtypes
+
+
+def _stored_dtype(component: str, description: BaseDescription) -> torch.dtype:
+    """The one that most of its elements are in."""
+    elements: Counter[torch.dtype] = Counter()
     for weight in description.weights.values():
-        if weight.adaptable_dtype is not None:
-            elements[weight.name.partition(".")[0]][TORCH_DTYPES[weight.adaptable_dtype]] += math.prod(weight.shape)
-    stored = {name: count.most_common(1)[0][0] for name, count in elements.items() if count}
-    return {**stored, "default": torch.float32}
+        if weight.adaptable_dtype is not None and weight.name.startswith(f"{component}."):
+            elements[TORCH_DTYPES[weight.adaptable_dtype]] += math.prod(weight.shape)
+    return max(elements, key=elements.__getitem__, default=torch.float32)
 
 
 def _load(path: Path, dtypes: torch.dtype | dict[str, torch.dtype]) -> Any:
@@ -170,17 +187,19 @@ def check_kind(path: Path, pipeline: Any) -> None:
 
 def _settle_vae_(pipeline: Any) -> None:
     """Puts into fp32 for good what SDXL's pipelines put into fp32 and back for each image, because it overflows in
-    fp16: that would move weights out of the memory that is audited."""
+    fp16: that would move weights out of the memory that is audited. One in fp32 takes latents of any dtype."""
     vae = pipeline.components.get("vae")
+    if vae is None:
+        return
     if hasattr(pipeline, "upcast_vae") and vae.dtype == torch.float16 and vae.config.force_upcast:
         vae.to(torch.float32)
-        for entrance in (vae.post_quant_conv, vae.decoder):
-            if entrance is not None:
-                entrance.register_forward_pre_hook(_widen)
+    if vae.dtype == torch.float32:
+        for entrance in vae.children():
+            entrance.register_forward_pre_hook(_widen)
 
 
-def _widen(_: nn.Module, latents: tuple[Any, ...]) -> tuple[Any, ...]:
-    return tuple(part.float() if isinstance(part, Tensor) else part for part in latents)
+def _widen(_: nn.Module, given: tuple[Any, ...]) -> tuple[Any, ...]:
+    return tuple(part.float() if isinstance(part, Tensor) and part.is_floating_point() else part for part in given)
 
 
 def _modules(pipeline: Any) -> dict[str, nn.Module]:
@@ -198,22 +217,31 @@ def _parameters(pipeline: Any, description: BaseDescription) -> dict[str, Tensor
     return found
 
 
-def _check_denoiser(path: Path, parameters: dict[str, Tensor], description: BaseDescription) -> str:
-    """Its name. Raises ModelNotLoadable if some of its weights are not stored: diffusers would draw them at random."""
-    name = next(iter(description.adaptable_components), None)
-    if name not in ("unet", "transformer"):
+def _check_stored(path: Path, pipeline: Any, denoiser: str, description: BaseDescription) -> None:
+    """Raises ModelNotLoadable if some weight was not read from the checkpoint: transformers would draw it at random."""
+    tied: dict[int, list[tuple[str, Tensor]]] = {}
+    for name, parameter in _parameters(pipeline, description).items():
+        tied.setdefault(id(parameter), []).append((name, parameter))
+    modules = _modules(pipeline)
+    for names in tied.values():
+        weight, parameter = names[0]
+        component = weight.partition(".")[0]
+        stored = [description.weights[name].shape for name, _ in names if name in description.weights]
+        if tuple(parameter.shape) in stored or (component != denoiser and _is_read(modules[component], parameter)):
+            continue
         raise ModelNotLoadable(
-            f"{path}: expected a pipeline with a unet or transformer, got {', '.join(description.components)}"
+            f"{path}: {weight}: expected a stored weight of {list(parameter.shape)}, "
+            f"got {f'one of {list(stored[0])}' if stored else 'none'}; the checkpoint does not fit its config.json"
         )
-    for weight, parameter in parameters.items():
-        stored = description.weights.get(weight)
-        if weight.startswith(f"{name}.") and (stored is None or stored.shape != tuple(parameter.shape)):
-            got = "none" if stored is None else f"one of {list(stored.shape)}"
-            raise ModelNotLoadable(
-                f"{path}: {weight}: expected a stored weight of {list(parameter.shape)}, got {got}; "
-                "the checkpoint does not fit its config.json"
-            )
-    return name
+
+
+def _is_read(module: nn.Module, parameter: Tensor) -> bool:
+    """Of one that is stored under a name of older versions: transformers marks what it read, diffusers leaves what it
+    did not read on the meta device."""
+    from transformers import PreTrainedModel
+
+    is_marked = getattr(parameter, "_is_hf_initialized", False)
+    return not parameter.is_meta and (is_marked or not isinstance(module, PreTrainedModel))
 
 
 def _size_multiple(pipeline: Any, denoiser: str) -> int:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,8 @@ from tests.server.runners.tiny_pipelines import FAMILIES, SIZE, Family, save_tin
 pytestmark = pytest.mark.filterwarnings("ignore")  # those of the libraries
 
 UNET = "unet/diffusion_pytorch_model.safetensors"
+VAE = "vae/diffusion_pytorch_model.safetensors"
+DTYPES = {"b": torch.bfloat16, "h": torch.float16, "f": torch.float32}
 
 
 @pytest.fixture(scope="module")
@@ -49,6 +52,10 @@ def draw(pipeline: Any, *, height: int = SIZE, width: int = SIZE) -> Tensor:
     return image
 
 
+def modules_of(pipeline: Any) -> dict[str, Any]:
+    return {name: part for name, part in pipeline.components.items() if isinstance(part, torch.nn.Module)}
+
+
 def tensor(weights: BaseWeights, name: str) -> Tensor:
     weight = weights.description.weights[name]
     [found] = weights.resolve(build_table([(name, weight.shape, "float32", 1)]))
@@ -68,7 +75,7 @@ def test_every_weight_of_every_component_is_the_pipelines_own_and_has_its_stored
     saved: dict[Family, Path], family: Family
 ) -> None:
     loaded = load_pipeline(saved[family])
-    modules = {name: part for name, part in loaded.pipeline.components.items() if isinstance(part, torch.nn.Module)}
+    modules = modules_of(loaded.pipeline)
     assert loaded.weights.description.components == tuple(sorted(modules))
     for component, module in modules.items():
         assert not module.training
@@ -119,16 +126,38 @@ def test_with_a_vae_as_deep_as_those_in_use_patches_count(
     assert draw(loaded.pipeline, height=height, width=width).shape == (1, 3, height, width)
 
 
-def test_auto_loads_each_component_as_stored(tmp_path: Path) -> None:
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(("stored", "of_vae"), [("bhf", "f"), ("hff", "f"), ("fbb", "f"), ("bfh", "b")])
+def test_a_pipeline_that_is_stored_in_several_dtypes_draws_in_its_denoisers(
+    tmp_path: Path, family: Family, stored: str, of_vae: str
+) -> None:
+    """Each component was loaded as stored, and every image failed: diffusers casts nothing between them."""
+    pipeline = tiny_pipeline(family)
+    for name, module in modules_of(pipeline).items():
+        module.to(DTYPES[stored[{"unet": 0, "transformer": 0, "vae": 2}.get(name, 1)]])
+    pipeline.save_pretrained(tmp_path)
+    loaded = load_pipeline(tmp_path)
+    assert {name: module.dtype for name, module in modules_of(loaded.pipeline).items()} == {
+        name: DTYPES[of_vae if name == "vae" else stored[0]] for name in modules_of(pipeline)
+    }
+    assert draw(loaded.pipeline).isfinite().all()
+
+
+def test_a_vae_in_fp32_decodes_all_its_bits_for_a_denoiser_in_fp16(tmp_path: Path) -> None:
+    pipeline = tiny_pipeline("sdxl")
+    as_stored = {name: weight.clone() for name, weight in pipeline.vae.named_parameters()}
+    pipeline.unet.half()
+    pipeline.save_pretrained(tmp_path)
+    loaded = load_pipeline(tmp_path).pipeline.vae
+    assert all(torch.equal(weight, as_stored[name]) for name, weight in loaded.named_parameters())
+
+
+def test_the_dtype_that_is_asked_for_is_every_components(tmp_path: Path) -> None:
     pipeline = tiny_pipeline("sd")
     pipeline.unet.to(torch.bfloat16)
-    pipeline.text_encoder.to(torch.float16)
     pipeline.save_pretrained(tmp_path)
     as_stored, wider = load_pipeline(tmp_path), load_pipeline(tmp_path, dtype="float32")
-    parts = as_stored.pipeline.components
-    dtypes = [parts[name].dtype for name in ("unet", "text_encoder", "vae")]
-    assert dtypes == [torch.bfloat16, torch.float16, torch.float32]
-    assert wider.weights.dtype == "float32"
+    assert {module.dtype for module in modules_of(wider.pipeline).values()} == {torch.float32}
     assert as_stored.weights.fingerprint == wider.weights.fingerprint
 
 
@@ -152,11 +181,9 @@ def test_a_drawing_in_half_precision_moves_no_weight(tmp_path: Path) -> None:
 
 
 def parameters(loaded: LoadedPipeline) -> dict[str, Tensor]:
-    parts = loaded.pipeline.components.items()
     return {
         f"{part}.{name}": weight
-        for part, module in parts
-        if isinstance(module, torch.nn.Module)
+        for part, module in modules_of(loaded.pipeline).items()
         for name, weight in module.named_parameters()
     }
 
@@ -180,12 +207,44 @@ def test_a_variant_is_loaded_where_it_is_all_there_is(sd: Path) -> None:
     assert torch.equal(draw(loaded.pipeline), draw(plain.pipeline))
 
 
-def test_weights_that_are_not_stored_are_never_drawn_at_random(sd: Path) -> None:
-    weights = load_file(sd / UNET)
-    del weights["conv_in.weight"]
-    save_file(weights, sd / UNET, {"format": "pt"})
-    with pytest.raises(ModelNotLoadable, match=r"unet\.conv_in\.weight"):
+@pytest.mark.parametrize(
+    ("file", "missing"),
+    [
+        (UNET, "conv_in.weight"),
+        (VAE, "decoder.conv_in.weight"),
+        ("text_encoder/model.safetensors", "encoder.layers.0.mlp.fc1.weight"),
+    ],
+)
+def test_weights_that_are_not_stored_are_never_drawn_at_random(sd: Path, file: str, missing: str) -> None:
+    """transformers drew a text encoder's: another image after each start, under one fingerprint."""
+    weights = load_file(sd / file)
+    del weights[missing]
+    save_file(weights, sd / file, {"format": "pt"})
+    with pytest.raises(ModelNotLoadable, match=re.escape(f"{file.partition('/')[0]}.{missing}: expected a stored")):
         load_pipeline(sd)
+
+
+@pytest.mark.parametrize("name", ["shared.weight", "encoder.embed_tokens.weight", None])
+def test_of_tied_weights_one_is_to_be_stored(saved: dict[Family, Path], tmp_path: Path, name: str | None) -> None:
+    shutil.copytree(saved["flux"], tmp_path, dirs_exist_ok=True)
+    file = tmp_path / "text_encoder_2" / "model.safetensors"
+    weights = load_file(file)
+    tied = weights.pop("shared.weight")
+    save_file(weights if name is None else {**weights, name: tied}, file, {"format": "pt"})
+    if name is None:
+        with pytest.raises(ModelNotLoadable, match=r"text_encoder_2\.shared\.weight"):
+            load_pipeline(tmp_path)
+    else:
+        assert torch.equal(draw(load_pipeline(tmp_path).pipeline), draw(tiny_pipeline("flux")))
+
+
+def test_a_vae_stored_by_older_diffusers_is_read(sd: Path) -> None:
+    """Its attention had other names, which diffusers knows: every Stable Diffusion 1 is stored so."""
+    weights = load_file(sd / VAE)
+    for new, old in {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}.items():
+        weights = {name.replace(f".{new}.", f".{old}."): weight for name, weight in weights.items()}
+    save_file(weights, sd / VAE, {"format": "pt"})
+    assert torch.equal(draw(load_pipeline(sd).pipeline), draw(tiny_pipeline("sd")))
 
 
 def test_fingerprints_are_remembered(sd: Path, tmp_path: Path) -> None:
