@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import random
 import secrets
+from collections import Counter
 from threading import Event, Lock, Thread
 from time import monotonic
 from typing import Any, Protocol
@@ -82,6 +83,7 @@ class RedisLink:
         self._observer = observer
         self._lock = Lock()
         self._client: Client | None = None  # None: the breaker is open
+        self._num_users: Counter[Client] = Counter()  # calls in it, and the supervisor
         self._epoch = b""
         self._stopping = Event()
         self._tried = Event()
@@ -111,9 +113,11 @@ class RedisLink:
 
     def call(self, *command: str | bytes | int | memoryview) -> Any:
         """The reply to one command. Raises RedisDown, RedisFull."""
-        client = self._client
-        if client is None:
-            raise RedisDown("the Redis link is down")
+        with self._lock:
+            client = self._client
+            if client is None:
+                raise RedisDown("the Redis link is down")
+            self._num_users[client] += 1
         try:
             return client.execute_command(*command)
         except OutOfMemoryError as error:
@@ -121,6 +125,8 @@ class RedisLink:
         except (RedisError, OSError) as error:
             self._open_breaker(client, error)
             raise RedisDown(str(error)) from error
+        finally:
+            self._leave(client)
 
     def run_script(self, script: str, *arguments: str | bytes | int) -> Any:
         """As ``call``; scripts build their keys from the prefix, which is their first argument."""
@@ -145,6 +151,8 @@ class RedisLink:
     def _serve(self, listener: LinkListener) -> None:
         """One connection from first to last; returns or raises once it is lost."""
         client = self._endpoint.connect()
+        with self._lock:
+            self._num_users[client] = 1
         pubsub = client.pubsub()
         try:
             client.execute_command("PING")
@@ -159,7 +167,7 @@ class RedisLink:
         finally:
             self._open_breaker(client)
             pubsub.close()
-            client.close()
+            self._leave(client)
 
     def _listen(self, client: Client, pubsub: Any, listener: LinkListener) -> None:
         beat_at = monotonic()
@@ -182,6 +190,17 @@ class RedisLink:
         is_new: bool = epoch != self._epoch
         self._epoch = epoch
         return is_new
+
+    def _leave(self, client: Client) -> None:
+        """The last one closes it. The calls of other threads that are still in it would fail in ways that redis-py has
+        no error for."""
+        with self._lock:
+            self._num_users[client] -= 1
+            is_last = not self._num_users[client]
+            if is_last:
+                del self._num_users[client]
+        if is_last:
+            client.close()
 
     def _close_breaker(self, client: Client) -> None:
         with self._lock:
