@@ -21,6 +21,7 @@ from torch import Tensor
 from server.core.errors import RequestRejected
 from server.core.requests import ImageRequest, Picture
 from server.runners.denoiser_calls import DenoiserCall
+from server.runners.schedulers import seed_steps_
 
 log = logging.getLogger(__name__)
 
@@ -33,6 +34,8 @@ class Drawing:
     def __init__(self, pipeline: Any, denoiser: str, request: ImageRequest, scheduler: Any, preview: Preview) -> None:
         """``scheduler`` is this image's own. Nothing runs before ``start``."""
         self.request = request
+        self._generator = torch.Generator().manual_seed(request.seed)  # on the CPU, so that seeds mean the same
+        seed_steps_(scheduler, self._generator)
         self.num_done = 0
         self.num_steps = request.max_new_tokens
         self.preview: Picture | None = None  # made by the last step
@@ -79,7 +82,7 @@ class Drawing:
             "width": request.width,
             "num_inference_steps": request.max_new_tokens,
             "guidance_scale": request.guidance_scale,
-            "generator": torch.Generator().manual_seed(request.seed),  # on the CPU, so that seeds mean the same
+            "generator": self._generator,
             "output_type": "np",
             "callback_on_step_end": self._end_step if self._tells_steps else None,
         }

@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import copy
+import inspect
+import weakref
+from functools import partial
 from typing import Any
+
+import torch
 
 from server.core.errors import RequestRejected
 
@@ -42,6 +47,14 @@ def make_scheduler(pipeline: Any, name: str | None = None) -> Any:
         names = ", ".join((DEFAULT, *classes))
         raise RequestRejected(f"scheduler: expected one of {names}, got {name[:80]!a}", param="scheduler")
     return classes[name].from_config(pipeline.scheduler.config)
+
+
+def seed_steps_(scheduler: Any, generator: torch.Generator) -> None:
+    """Has its steps draw noise by ``generator`` also where a pipeline names none: SD3's and Flux's do not, and torch's
+    generator is everybody's."""
+    if "generator" in inspect.signature(scheduler.step).parameters:
+        itself = weakref.proxy(scheduler)  # no cycle: what it remembers of latents goes with the image
+        scheduler.step = partial(type(scheduler).step, itself, generator=generator)
 
 
 def _compatible_classes(pipeline: Any) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from diffusers import FlowMatchEulerDiscreteScheduler, FlowMatchLCMScheduler
 from greenlet import greenlet
 from torch import Tensor
 
@@ -246,6 +247,26 @@ def test_a_seed_is_an_image(rig: PictureRig) -> None:
     first, again, other = (rig.draw(image_request(seed=seed))[0].rgb for seed in (5, 5, 6))
 
     assert first == again != other
+
+
+@pytest.mark.parametrize("family", ["sd3", "flux"])
+@pytest.mark.parametrize(
+    "scheduler",
+    [FlowMatchEulerDiscreteScheduler(stochastic_sampling=True), FlowMatchLCMScheduler()],
+    ids=["euler", "lcm"],
+)
+def test_a_seed_is_an_image_also_where_each_step_draws_noise(
+    rigs: Callable[[Family], PictureRig], monkeypatch: pytest.MonkeyPatch, family: Family, scheduler: Any
+) -> None:
+    """These pipelines name no generator for it: it came out of torch's own, which is everybody's."""
+    rig = rigs(family)
+    monkeypatch.setattr(rig.loaded.pipeline, "scheduler", scheduler)
+    before = torch.random.get_rng_state()
+
+    first, again, other = (rig.draw(image_request(seed=seed))[0].rgb for seed in (5, 5, 6))
+
+    assert first == again != other
+    assert torch.equal(torch.random.get_rng_state(), before)
 
 
 def test_who_wants_forwards_of_its_own_has_them_also_beside_guided_images(tmp_path: Path) -> None:

@@ -123,7 +123,7 @@ def test_a_picture_that_was_made_without_the_denoiser_is_an_error() -> None:
         def __call__(self, prompt: str, **_: Any) -> Any:
             return SimpleNamespace(images=[np.zeros((8, 8, 3))])
 
-    drawing = Drawing(Delegating(), "unet", request(seed=1), None, lambda *_: PIXEL)
+    drawing = Drawing(Delegating(), "unet", request(seed=1), the_scheduler("sd"), lambda *_: PIXEL)
     with pytest.raises(RuntimeError, match="without its denoiser"):
         drawing.start()
 
@@ -139,7 +139,7 @@ def test_a_picture_that_a_safety_checker_flags_is_refused() -> None:
             self.unet()
             return SimpleNamespace(images=[np.zeros((8, 8, 3))], nsfw_content_detected=[True])
 
-    drawing = Drawing(Flagging(), "unet", request(seed=1), None, lambda *_: PIXEL)
+    drawing = Drawing(Flagging(), "unet", request(seed=1), the_scheduler("sd"), lambda *_: PIXEL)
     drawing.start()
     with pytest.raises(RequestRejected, match="safety checker"):
         drawing.resume(None)
@@ -214,6 +214,10 @@ def the_pipeline(family: Family) -> Any:
     return tiny_pipeline(family)
 
 
+def the_scheduler(family: Family) -> Any:
+    return copy.deepcopy(the_pipeline(family).scheduler)
+
+
 def denoiser_of(pipeline: Any) -> Any:
     return getattr(pipeline, "unet", None) or pipeline.transformer
 
@@ -225,7 +229,7 @@ def request(*, seed: int, preview_every: int = 0) -> ImageRequest:
 def new_drawing(family: Family, asked: ImageRequest) -> Drawing:
     pipeline = the_pipeline(family)
     name = "unet" if hasattr(pipeline, "unet") else "transformer"
-    return Drawing(pipeline, name, asked, copy.deepcopy(pipeline.scheduler), partial(preview, pipeline))
+    return Drawing(pipeline, name, asked, the_scheduler(family), partial(preview, pipeline))
 
 
 def draw(family: Family, asked: Sequence[ImageRequest], max_together: int = MANY) -> list[Picture]:
