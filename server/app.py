@@ -15,9 +15,8 @@ import socket
 import sys
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from functools import partial
-from threading import Thread
 
 import torch
 import uvicorn
@@ -65,7 +64,7 @@ def run(config: ServerConfig, reload: Callable[[], ServerConfig]) -> None:
 
     SIGHUP takes the API keys that ``reload`` finds."""
     keys = KeyRing(config, reload)
-    signal.signal(signal.SIGHUP, lambda *_: Thread(target=keys.reread, name="keys").start())
+    reread_on_hangup(keys)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # uvicorn raises it again when all is drained
     configure_logging(config.log_format, config.log_level)
     if config.threads is not None:
@@ -90,6 +89,12 @@ def run(config: ServerConfig, reload: Callable[[], ServerConfig]) -> None:
         sys.exit(NOT_STARTED)
     if engine_ended.done() and engine_ended.exception() is not None:
         sys.exit(ENGINE_DIED)
+
+
+def reread_on_hangup(keys: KeyRing) -> None:
+    """Main thread only. The thread that reads is there before the signal: later there may be no memory for one."""
+    keys.start()
+    signal.signal(signal.SIGHUP, lambda *_: keys.ask())
 
 
 def check_address(config: ServerConfig) -> None:
@@ -148,25 +153,24 @@ def build_app(config: ServerConfig, keys: KeyRing | None = None) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        store.start()
-        start_all(loaders, LOADER_THREADS)
-        engine.start()
-        _freeze_long_lived_objects()
-        log.info(
-            "ready: %s, kernels %s, %d MiB of weights", loaded.name, served.kernels, loaded.weights.num_bytes >> 20
-        )
-        auditing = asyncio.create_task(audit_every(config.audit_interval_s, client.verify))
-        try:
+        async with AsyncExitStack() as running:
+            running.callback(log.info, "stopped")
+            running.callback(gc.unfreeze)  # what stays frozen at exit, extension modules report as leaked
+            running.callback(tracing.close)
+            store.start()
+            running.callback(store.close)
+            running.callback(loaders.shutdown)
+            start_all(loaders, LOADER_THREADS)
+            engine.start()
+            running.callback(engine.join)
+            running.push_async_callback(app.state.drain)
+            _freeze_long_lived_objects()
+            log.info(
+                "ready: %s, kernels %s, %d MiB of weights", loaded.name, served.kernels, loaded.weights.num_bytes >> 20
+            )
+            auditing = asyncio.create_task(audit_every(config.audit_interval_s, client.verify))
+            running.callback(auditing.cancel)
             yield
-        finally:
-            auditing.cancel()
-            await app.state.drain()
-            engine.join()
-            loaders.shutdown()
-            store.close()
-            tracing.close()
-            gc.unfreeze()  # what stays frozen at exit, extension modules report as leaked
-            log.info("stopped")
 
     app.state.engine_ended = engine.ended
     app.state.drain = partial(client.drain, config.drain_s)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from threading import Lock
+from queue import SimpleQueue
+from threading import Lock, Thread
 
 from server.core.errors import ConfigError
 from server.core.keys import ApiKey
@@ -21,6 +22,15 @@ class KeyRing:
         self.keys: tuple[ApiKey, ...] = config.api_keys
         self._reload = reload or (lambda: config)
         self._turn = Lock()  # or what was read first could be taken last
+        self._asked = SimpleQueue[None]()
+
+    def start(self) -> None:
+        """Starts the thread that ``ask`` wakes. It lives as long as the process."""
+        Thread(target=self._reread_when_asked, name="keys", daemon=True).start()
+
+    def ask(self) -> None:
+        """They are read again soon. For signal handlers: it waits for nothing and needs no new thread."""
+        self._asked.put(None)
 
     def reread(self) -> None:
         """Keeps the keys as they are where the new ones cannot be read, and says so. Where there are keys there will
@@ -35,6 +45,14 @@ class KeyRing:
                 log.error("the API keys stay as they were: the settings name none any more")
                 return
             self._replace(keys)
+
+    def _reread_when_asked(self) -> None:
+        while True:
+            self._asked.get()
+            try:
+                self.reread()
+            except Exception:
+                log.exception("the API keys stay as they were")
 
     def _replace(self, keys: tuple[ApiKey, ...]) -> None:
         added, removed = set(keys) - set(self.keys), set(self.keys) - set(keys)

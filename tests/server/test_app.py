@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import signal
 import socket
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
 from loadtest.tiny_model import save_tiny_model
-from server.app import LOADER_THREADS, NotListening, build_app, check_address
+from server.app import LOADER_THREADS, NotListening, build_app, check_address, reread_on_hangup
 from server.core.config import load_config
+from server.core.key_ring import KeyRing
+from server.core.settings import ServerConfig
 
 
 def test_an_address_that_is_taken_is_refused_naming_it_and_the_flags(tmp_path: Path) -> None:
@@ -25,11 +30,55 @@ def test_an_address_that_is_taken_is_refused_naming_it_and_the_flags(tmp_path: P
     check_address(config)
 
 
+@pytest.fixture
+def hangup() -> Iterator[None]:
+    """Whatever is done on SIGHUP meanwhile."""
+    before = signal.getsignal(signal.SIGHUP)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
+@pytest.mark.usefixtures("hangup")
+def test_a_hangup_is_heard_while_no_thread_can_be_started(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The handler started one, and what it raised ended the server."""
+    read = threading.Event()
+
+    def reload() -> ServerConfig:
+        read.set()
+        return load_config({}, {"HOME": "/"})
+
+    reread_on_hangup(KeyRing(load_config({}, {"HOME": "/"}), reload))
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    signal.raise_signal(signal.SIGHUP)
+    assert read.wait(timeout=10)
+
+
+def refuse(*_: object) -> None:
+    raise RuntimeError("can't start new thread")
+
+
 @pytest.mark.slow
 def test_every_loader_thread_runs_before_the_first_request(tmp_path: Path) -> None:
     """Where memory for one more was refused later, the engine died: found by ``make chaos``."""
-    model = save_tiny_model(tmp_path / "model")
-    settings = {"model": str(model), "data_dir": tmp_path / "data", "redis": "off", "device": "cpu", "calibrate": False}
-    with TestClient(build_app(load_config(settings, {}))):
+    with TestClient(tiny_app(tmp_path)):
         names = [thread.name for thread in threading.enumerate()]
         assert sum(name.startswith("loader") for name in names) == LOADER_THREADS
+
+
+@pytest.mark.slow
+def test_a_start_that_fails_half_way_leaves_nothing_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The store stayed open, its Redis and its lock with it."""
+    with monkeypatch.context() as without_threads:
+        without_threads.setattr("server.app.start_all", refuse)
+        with pytest.raises(RuntimeError, match="new thread"), TestClient(tiny_app(tmp_path)):
+            raise AssertionError("it started")
+    with TestClient(tiny_app(tmp_path)) as client:
+        assert client.get("/readyz").status_code == 200
+
+
+def tiny_app(folder: Path) -> FastAPI:
+    model = folder / "model"
+    if not model.exists():
+        save_tiny_model(model)
+    settings = {"model": str(model), "data_dir": folder / "data", "redis": "off", "device": "cpu", "calibrate": False}
+    return build_app(load_config(settings, {}))

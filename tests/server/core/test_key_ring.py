@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 from pathlib import Path
 
 import pytest
@@ -73,3 +74,22 @@ def test_neither_secrets_nor_their_digests_are_logged(
     assert "2 in force, 1 new or changed, 1 gone" in caplog.text
     assert "hush" not in caplog.text
     assert hash_secret("hush").hex()[:8] not in caplog.text
+
+
+def test_keys_are_read_again_whenever_somebody_asks_even_after_a_try_that_failed(
+    ring: KeyRing, caplog: pytest.LogCaptureFixture
+) -> None:
+    read, tries = threading.Event(), [MemoryError(), None]
+
+    def load() -> ServerConfig:
+        if (error := tries.pop(0)) is not None:
+            raise error
+        read.set()
+        return load_config({}, {"HOME": "/"})
+
+    ring._reload = load
+    ring.start()
+    ring.ask()
+    ring.ask()
+    assert read.wait(timeout=10)
+    assert "MemoryError" in caplog.text
