@@ -7,7 +7,7 @@ import logging
 import sys
 from contextvars import ContextVar
 from datetime import UTC, datetime
-from typing import Literal
+from typing import Any, Literal
 
 trace_id: ContextVar[str | None] = ContextVar("trace_id", default=None)  # of the request that logs, if it is traced
 
@@ -15,13 +15,17 @@ _PLAIN = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "co
 
 
 class TextFormatter(logging.Formatter):
+    """What a client sent can make no line of its own: control characters are shown as escapes, tracebacks indented."""
+
     def __init__(self) -> None:
         super().__init__("%(asctime)s %(levelname)-7s %(name)s: %(message)s")
 
-    def format(self, record: logging.LogRecord) -> str:
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - logging's name
         extra = "".join(f" {key}={value}" for key, value in extra_fields(record).items())
-        head, newline, trace = super().format(record).partition("\n")
-        return head + extra + newline + trace
+        return _printable(super().formatMessage(record) + extra)
+
+    def formatException(self, ei: Any) -> str:  # noqa: N802 - logging's name
+        return "\n".join(f"  {_printable(line)}" for line in super().formatException(ei).split("\n"))
 
 
 class JsonFormatter(logging.Formatter):
@@ -36,6 +40,12 @@ class JsonFormatter(logging.Formatter):
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
         return json.dumps(line, default=str, ensure_ascii=False)
+
+
+def _printable(text: str) -> str:
+    if text.isprintable():
+        return text
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
 
 
 def add_trace_id(record: logging.LogRecord) -> bool:
