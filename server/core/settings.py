@@ -139,7 +139,10 @@ class ServerConfig(BaseModel):
     )
     max_new_tokens: Count = Field(default=2048, description="Most new tokens that a request may ask for.")
     max_prompt_tokens: Count = Field(default=8192, description="Longest prompt, in tokens.")
-    max_inference_steps: Count = Field(default=200, description="Most denoising steps that a picture may take.")
+    max_inference_steps: Count = Field(
+        default=200,
+        description="Most denoising steps that a picture may take; heun and kdpm2 run the denoiser twice in each.",
+    )
     max_images: Count = Field(
         default=16,
         description="Most pictures of the base's own size that one request may ask for; larger ones count more.",

@@ -120,6 +120,7 @@ class _Step:
         self.drawing = drawing
         self.switch_s = 0.0
         self._num_before = drawing.num_done
+        self._place = drawing.place
         self._error: Exception | None = None
 
     @property
@@ -131,7 +132,7 @@ class _Step:
     def parts(self) -> tuple[Blend, ...]:
         """What must be in the weights in turn: of ``switch`` the part whose step it is, else all."""
         blend = self.drawing.request.blend
-        return (blend.part_at(self._num_before),) if blend.fusion.method == "switch" else blend.parts
+        return (blend.part_at(self._place),) if blend.fusion.method == "switch" else blend.parts
 
     def attempt(self, action: Any) -> None:
         """An image that fails fails alone."""

@@ -29,7 +29,8 @@ Preview = Callable[[Tensor, int, int], Picture]  # of latents, height and width
 
 
 class Drawing:
-    """Of one thread. ``num_done`` of ``num_steps`` denoising steps have run; ``picture`` is there at the end."""
+    """Of one thread. ``num_done`` of ``num_steps`` denoising steps have run, of which schedulers of higher order have
+    more than were asked for; ``picture`` is there at the end."""
 
     def __init__(self, pipeline: Any, denoiser: str, request: ImageRequest, scheduler: Any, preview: Preview) -> None:
         """``scheduler`` is this image's own. Nothing runs before ``start``."""
@@ -41,6 +42,7 @@ class Drawing:
         self.preview: Picture | None = None  # made by the last step
         self.picture: Picture | None = None
         self.call: DenoiserCall | None = None  # what it waits for
+        self._order = getattr(scheduler, "order", 1)
         self._make_preview = preview
         self._pipeline = copy.copy(pipeline)  # a call keeps its state on the pipeline: each image has its own
         vars(self._pipeline)["scheduler"] = scheduler  # past diffusers' own setter, which rewrites the shared config
@@ -51,6 +53,12 @@ class Drawing:
     @property
     def is_started(self) -> bool:
         return bool(self._run) or self._run.dead
+
+    @property
+    def place(self) -> int:
+        """The denoising step that is next, of those asked for: one of a second-order scheduler is two that run, the
+        last one apart."""
+        return self.num_done // self._order
 
     def start(self) -> None:
         """Reads the prompt, up to the first call."""

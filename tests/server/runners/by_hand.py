@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from server.runners.schedulers import make_scheduler
 from tests.server.runners.picture_rig import NUM_STEPS, SIZE, PictureRig
 
 Pixels = np.ndarray[Any, Any]
@@ -23,11 +24,11 @@ def by_diffusers(rig: PictureRig) -> Pixels:
 Predict = Callable[[int, Callable[[Mapping[str, Tensor]], Tensor]], Tensor]
 
 
-def with_denoiser(rig: PictureRig, predict: Predict | None, *, num_steps: int) -> Pixels:
-    """One image in one call of the pipeline. ``predict`` gets the step, and what runs the denoiser over the weights
-    with these deltas added; it returns the noise."""
+def with_denoiser(rig: PictureRig, predict: Predict | None, *, num_steps: int, scheduler: str | None = None) -> Pixels:
+    """One image in one call of the pipeline. ``predict`` gets how many calls of the denoiser came before, and what runs
+    it over the weights with these deltas added; it returns the noise."""
     pipeline = copy.copy(rig.loaded.pipeline)
-    vars(pipeline)["scheduler"] = copy.deepcopy(pipeline.scheduler)
+    vars(pipeline)["scheduler"] = make_scheduler(rig.loaded.pipeline, scheduler)
     if predict is not None:
         vars(pipeline)[rig.loaded.denoiser] = _Predicting(rig, predict)
     generator = torch.Generator().manual_seed(1)

@@ -103,6 +103,22 @@ def test_switch_has_each_adapter_in_the_weights_for_its_steps(rig: PictureRig) -
     assert pixels(picture).tobytes() == expected.tobytes()
 
 
+@pytest.mark.filterwarnings("ignore")  # those of diffusers
+@pytest.mark.parametrize("scheduler", ["heun", "kdpm2", "kdpm2_ancestral"])
+def test_switch_splits_no_denoising_step_that_runs_the_denoiser_twice(rig: PictureRig, scheduler: str) -> None:
+    """Turns were counted in runs: the two of one step were of two adapters."""
+    first, second = rig.adapter(1), rig.adapter(2)
+    asked = image_request(blend=one(first, second, method="switch"), max_new_tokens=4, scheduler=scheduler)
+
+    [picture] = rig.draw(asked)
+
+    turns = [first, first, second, second, first, first, second]  # of the seven runs in four steps
+    expected = with_denoiser(
+        rig, lambda run_before, run: run(deltas([(turns[run_before], 1.0)])), num_steps=4, scheduler=scheduler
+    )
+    assert pixels(picture).tobytes() == expected.tobytes()
+
+
 def test_switch_goes_in_the_order_of_the_request(rig: PictureRig) -> None:
     first, second = rig.adapter(1), rig.adapter(2)
 
