@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.installed
+BESIDE := --numprocesses logical --maxprocesses 4 --dist loadfile  # a process holds up to 3 GiB
 NATIVE := $(wildcard adapters_store/kernels/csrc/* server/runners/ops/csrc/*)
 
 .DEFAULT_GOAL := help
@@ -30,10 +31,10 @@ format: $(READY)  ## rewrite the sources in the project's format
 	$(BIN)/ruff check --fix .
 
 test: $(READY)  ## the whole test suite, a real Redis-protocol server and a real model included
-	$(BIN)/pytest -m 'not ops'
+	$(BIN)/pytest -m 'not ops' $(BESIDE)
 
 test-quick: $(READY)  ## the suite without what takes more than a few seconds
-	$(BIN)/pytest -m 'not slow and not ops'
+	$(BIN)/pytest -m 'not slow and not ops' $(BESIDE)
 
 ops-tools: $(READY)  ## fetch Prometheus into .cache/ops, without root, where it is not on PATH
 	$(BIN)/python -m deploy.monitoring.ops_tools
