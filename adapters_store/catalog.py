@@ -6,6 +6,7 @@ import logging
 from bisect import bisect_right
 from pathlib import Path
 from threading import Lock
+from typing import NamedTuple
 
 from adapters_store.adapter import Version
 from adapters_store.alias import AliasKey, AliasRecord, decode_record, encode_record
@@ -13,6 +14,12 @@ from adapters_store.durable import write_durably
 from adapters_store.errors import AdapterNotFound
 
 log = logging.getLogger(__name__)
+
+
+class Replaced(NamedTuple):
+    """What a record stands in the place of now; ``record`` is None where there was nothing."""
+
+    record: AliasRecord | None
 
 
 class Catalog:
@@ -69,15 +76,15 @@ class Catalog:
     def pinned_versions(self) -> set[Version]:
         return {record.version for record in self.all() if record.pinned}
 
-    def adopt(self, record: AliasRecord) -> bool:
-        """Takes the record if it is higher than the one held; True if it was. Raises StorageFull."""
+    def adopt(self, record: AliasRecord) -> Replaced | None:
+        """Takes the record if it is higher than the one held, None if it was not. Raises StorageFull."""
         with self._lock:
             held = self._records.get(record.key)
             if held is not None and held.order >= record.order:
-                return False
+                return None
             write_durably(self._path(record.key), [encode_record(record)], tmp_dir=self._tmp_dir)
             self._records[record.key] = record
-            return True
+            return Replaced(held)
 
     def _path(self, key: AliasKey) -> Path:
         return self._root / key.tenant / f"{key.name}.json"

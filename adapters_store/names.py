@@ -19,7 +19,7 @@ from adapters_store.alias import (
     uploaded,
     without_version,
 )
-from adapters_store.catalog import Catalog
+from adapters_store.catalog import Catalog, Replaced
 from adapters_store.errors import AdapterNotFound, CatalogConflict, StorageFull
 from adapters_store.format import ParsedUpload
 from adapters_store.peers import Peers
@@ -32,10 +32,15 @@ class Names:
     """Any thread may call it. Every method returns the new record once it is durable here, and with the other replicas
     if they can be reached. All raise CatalogConflict when ``if_match`` is not the record's etag, and StorageFull."""
 
-    def __init__(self, catalog: Catalog, peers: Peers, writer: Writer) -> None:
+    def __init__(
+        self, catalog: Catalog, peers: Peers, writer: Writer, on_overtaken: Callable[[AliasRecord | None], object]
+    ) -> None:
+        """``on_overtaken`` is called after a change that met the record of another replica, which is in the catalog
+        now in place of the one it is given."""
         self._catalog = catalog
         self._peers = peers
         self._writer = writer
+        self._on_overtaken = on_overtaken
         self._lock = Lock()
 
     def upload_to(
@@ -102,18 +107,29 @@ class Names:
 
     def forgotten(self, before: AliasRecord | None, after: AliasRecord) -> list[Version]:
         """The versions that no alias refers to since the change from ``before`` to ``after``."""
-        versions = (before.versions if before else frozenset()) - after.versions
+        versions = (before.versions if before else frozenset()) | after.versions  # which others may have changed since
         return sorted(versions - self._catalog.referenced_versions())
 
     def commit(self, key: AliasKey, change: Change) -> tuple[AliasRecord | None, AliasRecord]:
         """Replaces the record by what ``change`` makes of it, as one step: the record before and the one after."""
+        overtaken: list[Replaced] = []
+        try:
+            return self._commit(key, change, overtaken)
+        finally:
+            for replaced in overtaken:
+                self._on_overtaken(replaced.record)
+
+    def _commit(
+        self, key: AliasKey, change: Change, overtaken: list[Replaced]
+    ) -> tuple[AliasRecord | None, AliasRecord]:
         with self._lock:
             for _ in range(MAX_COMMIT_ATTEMPTS):
                 before = self._catalog.find(key)
                 after = change(before)
                 outcome = self._peers.commit(before, after)
-                if outcome.newer is not None:
-                    self._catalog.adopt(outcome.newer)  # and try again on top of it
+                if outcome.newer is not None:  # try again on top of it
+                    replaced = self._catalog.adopt(outcome.newer)
+                    overtaken += [replaced] if replaced else []
                 elif self._adopt(before, after, is_shared=outcome.is_shared):
                     return before, after
         raise CatalogConflict(key.name, expected="a quiet moment", got="changes by other replicas without end")
@@ -121,7 +137,7 @@ class Names:
     def _adopt(self, before: AliasRecord | None, after: AliasRecord, *, is_shared: bool) -> bool:
         """Makes the change durable here; a change that fails here is taken back from the other replicas."""
         try:
-            return self._catalog.adopt(after) or is_shared  # shared, and replaced by another since
+            return self._catalog.adopt(after) is not None or is_shared  # shared, and replaced by another since
         except (StorageFull, OSError):
             if is_shared:
                 self._peers.commit(after, taken_back(after, before, stamp=self._stamp()))

@@ -14,8 +14,8 @@ from adapters_store.tiers.manifest import StoredManifest
 class PeerListener(Protocol):
     """Called on a thread of the peers'."""
 
-    def applied(self, record: AliasRecord, before: AliasRecord | None) -> None:
-        """A record that came from another replica is in the catalog now, in place of ``before``."""
+    def applied(self, replaced: AliasRecord | None) -> None:
+        """A record that came from another replica is in the catalog now, in place of ``replaced``."""
         ...
 
     def reconciled(self) -> None:

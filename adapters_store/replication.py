@@ -182,7 +182,8 @@ class Replication:
             shared = self._aliases.get(_field(key))
             if shared is None:
                 continue
-            record = self._apply(shared)
+            self._apply(shared)
+            record = self._catalog.find(key)  # which a change made here may have met before this did
             if record is not None:
                 self._fetch_missing(record.versions)
 
@@ -191,16 +192,13 @@ class Replication:
             self._exchange.fetch_missing(versions)
             self._listener.fetched(versions)
 
-    def _apply(self, shared: SharedRecord) -> AliasRecord | None:
-        """The record if it is news here."""
+    def _apply(self, shared: SharedRecord) -> None:
         record = _decode(shared)
         if record is None:
-            return None
-        before = self._catalog.find(record.key)
-        if not self._catalog.adopt(record):
-            return None
-        self._listener.applied(record, before)
-        return record
+            return
+        replaced = self._catalog.adopt(record)
+        if replaced is not None:
+            self._listener.applied(replaced.record)
 
     def _push(self, record: AliasRecord) -> None:
         try:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Sequence, Set
+from collections.abc import Callable, Iterable, Sequence, Set
 from dataclasses import dataclass
 from threading import Lock
 from time import perf_counter
@@ -68,7 +68,7 @@ class AdapterStore:
         self._claims = Claims()
         self._pins_lock = Lock()
         self._on_gone: list[Callable[[Version], object]] = []
-        self._names = Names(self._catalog, self._peers, writer)
+        self._names = Names(self._catalog, self._peers, writer, self.applied)
         self._supply = Supply(self._host, self._disk, self._peers, self._claims, observer)
         self._removal = Removal(self._catalog, self._host, self._disk, self._peers, self._claims)
 
@@ -122,7 +122,7 @@ class AdapterStore:
             self._removal.destroy_unheld([version])
             raise
         self._follow_pins()
-        self._removal.destroy_unheld(self._names.forgotten(before, record))  # a history has its limit
+        self._let_go(self._names.forgotten(before, record))  # a history has its limit
         self._removal.retry()
         self._supply.tell_disk()
         created = before is None or version not in before.versions
@@ -179,8 +179,8 @@ class AdapterStore:
         return unreferenced
 
     def subscribe(self, on_gone: Callable[[Version], object]) -> None:
-        """``on_gone`` is called with every version that no alias refers to any more because another replica deleted
-        it, on a thread of the store; it must return soon. Subscribe before ``start``."""
+        """``on_gone`` is called with every version that no alias refers to any more, but for those that ``delete``
+        returned, on any thread; it must return soon. Subscribe before ``start``."""
         self._on_gone.append(on_gone)
 
     # Bytes.
@@ -239,13 +239,9 @@ class AdapterStore:
 
     # As the listener of the peers, on their thread.
 
-    def applied(self, record: AliasRecord, before: AliasRecord | None) -> None:
+    def applied(self, replaced: AliasRecord | None) -> None:
         self._follow_pins()
-        gone = before.versions - self._catalog.referenced_versions() if before else frozenset()
-        for version in gone:
-            for on_gone in self._on_gone:
-                on_gone(version)
-        self._removal.destroy_unheld(gone)
+        self._let_go(replaced.versions - self._catalog.referenced_versions() if replaced else ())
         self._supply.tell_disk()
 
     def reconciled(self) -> None:
@@ -257,6 +253,12 @@ class AdapterStore:
 
     def idle(self) -> None:
         self._removal.retry()
+
+    def _let_go(self, unreferenced: Iterable[Version]) -> None:
+        for version in unreferenced:
+            for on_gone in self._on_gone:
+                on_gone(version)
+            self._removal.destroy_unheld([version])
 
     def _follow_pins(self) -> None:
         with self._pins_lock:  # or an older set could be told after a newer one

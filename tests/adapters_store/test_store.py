@@ -133,8 +133,9 @@ def test_a_version_that_a_full_history_forgets_frees_its_bytes_once_nobody_holds
 ) -> None:
     monkeypatch.setattr(alias, "MAX_HISTORY", 2)
     store = open_store()
-    put(store, values=0)
-    put(store, values=1)
+    gone: list[str] = []
+    store.subscribe(gone.append)
+    forgotten = [put(store, values=0), put(store, values=1)]
     held = store.acquire(small_adapter(values=0).version)
     put(store, values=2)
     assert store.describe()["disk"]["num_adapters"] == 3
@@ -143,6 +144,7 @@ def test_a_version_that_a_full_history_forgets_frees_its_bytes_once_nobody_holds
     put(store, values=3)
     assert store.describe()["disk"]["num_adapters"] == 2
     assert store.describe()["host"]["num_bytes"] == 0
+    assert gone == forgotten
 
 
 def test_a_version_that_another_alias_refers_to_stays(open_store: OpenStore) -> None:

@@ -12,7 +12,7 @@ import pytest
 
 from adapters_store import replication
 from adapters_store.alias import AliasRecord
-from adapters_store.catalog import Catalog
+from adapters_store.catalog import Catalog, Replaced
 from adapters_store.errors import AdapterUnavailable, StorageFull
 from adapters_store.tiers.observer import SilentObserver
 from tests.adapters_store.replicas import PREFIX, Replicas, knows, put, wait_for_copy, wait_until
@@ -83,7 +83,7 @@ def test_a_record_that_the_disk_refused_is_taken_later(replicas: Replicas, monke
     refusals = [StorageFull("no room")]
     adopt = Catalog.adopt
 
-    def refuse_once(catalog: Catalog, record: AliasRecord) -> bool:
+    def refuse_once(catalog: Catalog, record: AliasRecord) -> Replaced | None:
         if refusals and threading.current_thread().name == "shira-replication":
             raise refusals.pop()
         return adopt(catalog, record)
@@ -105,7 +105,7 @@ def test_a_change_that_this_disk_refused_is_taken_back_from_the_others(
     refusals = [StorageFull("no room"), StorageFull("no room")]
     adopt = Catalog.adopt
 
-    def refuse_twice(catalog: Catalog, record: AliasRecord) -> bool:
+    def refuse_twice(catalog: Catalog, record: AliasRecord) -> Replaced | None:
         if refusals:
             raise refusals.pop()
         return adopt(catalog, record)
