@@ -18,12 +18,13 @@ from server.api.deletion import free_versions
 from server.api.dependencies import JsonOnly, ServicesDep, UntilAnswered
 from server.api.errors import classify
 from server.api.etags import IfMatch, set_etag
+from server.api.json_bodies import StrictJsonRoute
 from server.api.schemas import VersionText
 from server.api.scratch import scratch_directory
 from server.api.services import Services
 from server.api.uploads import FILE_PARTS, TEXT_PARTS, receive_upload
 
-router = APIRouter(prefix="/adapters", tags=["adapters"])
+router = APIRouter(prefix="/adapters", tags=["adapters"], route_class=StrictJsonRoute)
 
 MAX_PAGE = 1000
 Name = Annotated[str, InPath(pattern=f"^{NAME_PATTERN}$")]

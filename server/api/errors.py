@@ -32,6 +32,14 @@ class BodyTooLarge(HTTPException):
         super().__init__(413, f"the body is larger than {limit_bytes} bytes, which is the limit here")
 
 
+class RepeatedKey(HTTPException):
+    """An HTTPException for the same reason."""
+
+    def __init__(self, key: str) -> None:
+        self.param = key[:MAX_SHOWN_CHARS]
+        super().__init__(400, f"the body: expected every key once in an object, got {self.param!a} twice")
+
+
 class UnsupportedMediaType(core.ServerError):
     def __init__(self, *, expected: str, got: str) -> None:
         super().__init__(f"content type: expected {expected}, got {got or 'none'}")
@@ -73,6 +81,7 @@ class Status:
 TABLE: Mapping[type[Exception], Status] = {
     core.RequestRejected: Status(400, "invalid_request", "invalid_request_error"),
     RequestValidationError: Status(400, "invalid_request", "invalid_request_error"),
+    RepeatedKey: Status(400, "invalid_request", "invalid_request_error"),
     stored.BlendRejected: Status(400, "blend_rejected", "invalid_request_error"),
     core.Unauthenticated: Status(401, "unauthenticated", "authentication_error"),
     core.Forbidden: Status(403, "forbidden", "permission_error"),

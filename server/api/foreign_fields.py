@@ -10,6 +10,8 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
 from pydantic import BaseModel
 
+from server.api.json_bodies import StrictJsonRoute
+
 FieldPath = tuple[str, ...]
 
 
@@ -26,7 +28,7 @@ def fields_of(body: type[BaseModel]) -> frozenset[FieldPath]:
 def route_without(foreign: Set[FieldPath], why: str) -> type[APIRoute]:
     """A route that refuses the fields ``foreign``, which are in no body of its own, saying ``why``."""
 
-    class Route(APIRoute):
+    class Route(StrictJsonRoute):
         def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
             handle = super().get_route_handler()
 

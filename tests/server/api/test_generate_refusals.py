@@ -167,6 +167,27 @@ async def test_a_body_that_is_no_json_is_refused_saying_where(content: bytes, me
 
 
 @pytest.mark.parametrize(
+    ("method", "path", "content", "key"),
+    [
+        ("POST", "/generate", b'{"prompt": "x", "n": 1, "n": 2}', "n"),
+        ("POST", "/generate", b'{"prompt": "x", "prompt": "x"}', "prompt"),
+        ("POST", "/generate", b'{"prompt": "x", "adapter": [{"name": "a", "scale": 1, "scale": 2}]}', "scale"),
+        ("POST", "/generate", b'{"prompt": "x", "mode": "auto", "\\u006dode": "fused"}', "mode"),
+        ("PATCH", "/adapters/a", b'{"pinned": true, "pinned": false}', "pinned"),
+    ],
+)
+async def test_a_key_given_twice_is_refused_by_name(
+    method: str, path: str, content: bytes, key: str, server: Rig
+) -> None:
+    """The last one won, in silence, where a proxy in front may have looked at the first."""
+    headers = {"content-type": "application/json"}
+    error = error_of(await server.client.request(method, path, content=content, headers=headers), 400)
+    assert (error["code"], error["param"]) == ("invalid_request", key)
+    assert f"got '{key}' twice" in error["message"]
+    assert server.engine.requests == []
+
+
+@pytest.mark.parametrize(
     "content_type", [None, "text/plain", "application/x-www-form-urlencoded", "multipart/form-data"]
 )
 async def test_another_content_type_is_refused(content_type: str | None, server: Rig) -> None:
