@@ -82,6 +82,11 @@ class Blend:
             raise AssertionError("every step of composite runs all parts")
         return self.parts[step // (self.fusion.every or 1) % len(self.parts)]
 
+    @property
+    def min_steps(self) -> int:
+        """The fewest denoising steps in which each part has its turn."""
+        return 1 + (self.fusion.every or 0) * (len(self.parts) - 1)
+
     @cached_property
     def versions(self) -> tuple[Version, ...]:
         return tuple(member.version for member in self.members)

@@ -38,6 +38,7 @@ async def admit_images(
     _check_meaning(asked.guidance_scale, is_taken=pictures.takes_guidance_scale, param="parameters.guidance_scale")
     _check_previews(pictures, body, num_steps)
     admitted = await admit(services, key, body, body.fusion.asked, held)
+    _check_turns(admitted["blend"], num_steps)
     await services.workers.tokenising(_check_prompts, services, body)
     seed = secrets.randbelow(DRAWN_SEEDS) if asked.seed is None else asked.seed
     first = ImageRequest(
@@ -106,6 +107,20 @@ def _check_previews(pictures: PictureInfo, body: ImageBody, num_steps: int) -> N
         raise RequestRejected(f"{param}: this base shows no picture before it is done", param=param)
     if asked > num_steps:
         raise RequestRejected(f"{param}: at most the {num_steps} denoising steps, got {asked}", param=param)
+
+
+def _check_turns(blend: Blend, num_steps: int) -> None:
+    """The receipt names every adapter: none may be without a step."""
+    if num_steps >= blend.min_steps:
+        return
+    num_turns = len(blend.parts)
+    longest = (num_steps - 1) // (num_turns - 1)
+    if not longest:
+        param = "parameters.num_inference_steps"
+        expected = f"at least {num_turns}, as many as adapters take turns"
+        raise RequestRejected(f"{param}: {expected}, got {num_steps}", param=param)
+    expected = f"at most {longest}, so that each of {num_turns} adapters has its turn in {num_steps} denoising steps"
+    raise RequestRejected(f"fusion.every: {expected}, got {blend.fusion.every}", param="fusion.every")
 
 
 def _check_prompts(services: Services, body: ImageBody) -> None:

@@ -30,7 +30,8 @@ class ImageFusion(Strict):
         default=None,
         ge=1,
         le=MAX_EVERY,
-        description="For `switch` alone: denoising steps until the next adapter's turn; by default 1.",
+        description="For `switch` alone: denoising steps until the next adapter's turn; by default 1. Each adapter "
+        "must have a turn in the steps that there are.",
     )
 
     @model_validator(mode="after")

@@ -113,9 +113,10 @@ def test_switch_has_one_adapter_at_a_time_and_composite_all(pictures: PictureWor
     def drawn(adapter: Any, **fusion: Any) -> str:
         return b64(pictures.ask(adapter, fusion=fusion))
 
-    first_alone = drawn("a", method="sum")
-    assert drawn(pair, method="switch", every=4) == first_alone  # its turn lasts to the end
-    assert drawn(pair, method="switch", every=3) != first_alone
+    first_alone, second_alone = drawn("a", method="sum"), drawn("b", method="sum")
+    assert drawn(pair, method="switch", every=3) not in (first_alone, second_alone, drawn(pair, method="switch"))
+    too_long = pictures.server.client.post("/generate", json=body(pair, fusion={"method": "switch", "every": 4}))
+    assert error_of(too_long, 400)["param"] == "fusion.every"
     assert drawn(pair, method="switch") != drawn(named("b", "a"), method="switch")
     assert drawn(pair, method="composite") == drawn(named("b", "a"), method="composite")
     assert drawn(named("a"), method="composite") == first_alone

@@ -97,6 +97,42 @@ async def test_a_guidance_that_is_no_finite_number_is_refused(number: str, serve
     assert server.engine.requests == []
 
 
+@pytest.mark.parametrize(
+    ("adapters", "num_steps", "every", "message"),
+    [
+        ("abc", 2, None, "parameters.num_inference_steps: at least 3, as many as adapters take turns, got 2"),
+        ("abc", 2, 50, "parameters.num_inference_steps: at least 3, as many as adapters take turns, got 2"),
+        (
+            "ab",
+            3,
+            50,
+            "fusion.every",
+            "at most 2, so that each of 2 adapters has its turn in 3 denoising steps, got 50",
+        ),
+        ("abc", 4, 2, "fusion.every: at most 1, so that each of 3 adapters has its turn in 4 denoising steps, got 2"),
+    ],
+)
+async def test_adapters_that_would_never_have_their_turn_are_refused(
+    adapters: str, num_steps: int, every: int | None, message: str, tmp_path: Path
+) -> None:
+    """Those that came after the last step were never in the weights, and the receipt named them."""
+    async with rig(tmp_path, PICTURES) as server:
+        for values, name in enumerate(adapters):
+            await server.push(name, values=values + 1)
+
+        def asked(num_steps: int, method: str = "switch", every: int | None = None) -> Any:
+            fusion = {"method": method} | ({} if every is None else {"every": every})
+            return server.generate(adapter=[*adapters], fusion=fusion, parameters={"num_inference_steps": num_steps})
+
+        error = error_of(await asked(num_steps, every=every), 400)
+        assert (error["param"], error["message"]) == (message.partition(":")[0], message)
+        assert server.engine.requests == []
+        assert server.store.describe()["claims"] == {}
+        just_enough = 1 + (every or 1) * (len(adapters) - 1)
+        assert (await asked(just_enough, every=every)).status_code == 200
+        assert (await asked(1, "composite")).status_code == 200
+
+
 async def test_fields_of_another_kind_of_base_are_named_before_what_is_missing(server: Rig) -> None:
     body = {"messages": [{"role": "user", "content": "x"}], "parameters": {"max_new_tokens": 4, "height": "x"}}
     error = error_of(await server.client.post("/generate", json=body), 400)
