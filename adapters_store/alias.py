@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import re
 from dataclasses import asdict, dataclass, replace
-from typing import NamedTuple, NewType
+from typing import Annotated, NamedTuple, NewType
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import Field, TypeAdapter, ValidationError
 
 from adapters_store.adapter import Version, canonical_json
 from adapters_store.errors import AdapterNotFound, AdapterRejected, CatalogConflict
@@ -25,6 +25,8 @@ MAX_TAG_CHARS = 64
 MAX_HISTORY = 64  # versions an alias keeps; the oldest one is forgotten first
 
 _NAME = re.compile(NAME_PATTERN)
+_Version = Annotated[Version, Field(pattern="^sha256:[0-9a-f]{64}$")]
+_UnixTime = Annotated[float, Field(ge=0, le=253_402_300_799)]  # to the end of the year 9999, where dates end
 
 
 class AliasKey(NamedTuple):
@@ -36,8 +38,8 @@ class AliasKey(NamedTuple):
 class HistoryEntry:
     """``created_at`` is Unix time: when this alias first pointed at the version. ``card`` came with the upload."""
 
-    version: Version
-    created_at: float
+    version: _Version
+    created_at: _UnixTime
     base_verified: bool
     card: dict[str, object] | None = None
 
@@ -51,15 +53,15 @@ class AliasRecord:
 
     tenant: str
     name: str
-    version: Version
-    revision: int
-    writer: Writer
+    version: _Version
+    revision: Annotated[int, Field(ge=1)]
+    writer: Annotated[Writer, Field(pattern="^[0-9A-Za-z]{1,64}$")]
     base_verified: bool
     description: str | None
     tags: tuple[str, ...]
     pinned: bool
-    created_at: float
-    updated_at: float
+    created_at: _UnixTime
+    updated_at: _UnixTime
     history: tuple[HistoryEntry, ...]
     deleted: bool = False
 
@@ -75,11 +77,6 @@ class AliasRecord:
     @property
     def order(self) -> tuple[int, str]:
         return (self.revision, self.writer)
-
-    @property
-    def card(self) -> dict[str, object] | None:
-        """The card of the current version."""
-        return next((entry.card for entry in self.history if entry.version == self.version), None)
 
     @property
     def versions(self) -> frozenset[Version]:
@@ -245,6 +242,7 @@ def decode_record(data: bytes) -> AliasRecord:
         record = _RECORD.validate_json(data, strict=True)
         check_name(record.name)
         check_name(record.tenant, field="tenant")
+        check_metadata(record.description, record.tags)
     except ValidationError as error:
         first = error.errors(include_url=False, include_context=False, include_input=False)[0]
         where = ".".join(str(part) for part in first["loc"])

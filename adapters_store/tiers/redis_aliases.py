@@ -15,7 +15,7 @@ local held = redis.call('HGET', aliases, ARGV[2])
 if held then
   local revision, writer = string.match(held, '^(%d+) (%S+) ')
   local limit = tonumber(ARGV[3])
-  revision = tonumber(revision)
+  revision = revision and #revision <= 15 and tonumber(revision)
   if revision and (revision > limit or (revision == limit and writer > ARGV[4])) then return held end
 end
 local put = ARGV[5] .. ' ' .. ARGV[6] .. ' ' .. ARGV[7]
@@ -25,6 +25,7 @@ if held ~= put then
 end
 return false
 """
+MAX_REVISION_DIGITS = 15  # which a Lua number holds exactly
 Order = tuple[int, str]
 
 
@@ -76,6 +77,6 @@ def _parse(field: str, held: bytes) -> SharedRecord | None:
     """None for what no replica of ours writes."""
     revision, _, rest = held.partition(b" ")
     writer, _, payload = rest.partition(b" ")
-    if not revision.isdigit() or not writer:
+    if not revision.isdigit() or len(revision) > MAX_REVISION_DIGITS or not writer:
         return None
     return SharedRecord(field, (int(revision), writer.decode(errors="replace")), payload)

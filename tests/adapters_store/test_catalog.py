@@ -115,7 +115,7 @@ def test_a_record_comes_back_from_its_bytes_as_it_was() -> None:
         stamp=Stamp(Writer("v"), 9.5),
     )
     assert decode_record(encode_record(record)) == record
-    assert (record.revision, record.version, record.card) == (3, version(1), {"mask": "wm"})
+    assert (record.revision, record.version, record.history[0].card) == (3, version(1), {"mask": "wm"})
 
 
 @pytest.mark.parametrize("data", [b"", b"[]", b"{}", b"null", b'{"history": 1}', b"\xff"])
@@ -135,6 +135,15 @@ def test_what_is_no_record_is_refused(data: bytes) -> None:
         (b'"revision":1', b'"revision":' + b"1" * 5000),
         (b'"updated_at":1.0', b'"updated_at":NaN'),
         (b'"version":"sha256', b'"version":"\\ud800sha256'),
+        (b'"version":"sha256:00000000', b'"version":"../../00'),
+        (b'"revision":1', b'"revision":0'),
+        (b'"revision":1', b'"revision":-5'),
+        (b'"writer":"w"', b'"writer":"a b"'),
+        (b'"writer":"w"', b'"writer":""'),
+        (b'"created_at":1.0', b'"created_at":1e+300'),
+        (b'"updated_at":1.0', b'"updated_at":-1.0'),
+        (b'"tags":[]', b'"tags":[""]'),
+        (b'"description":null', b'"description":"' + b"x" * 4097 + b'"'),
     ],
 )
 def test_a_record_with_one_thing_wrong_is_refused(ours: bytes, theirs: bytes) -> None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -200,3 +202,28 @@ def test_redis_up_is_told_at_every_turn(replicas: Replicas) -> None:
     wait_until(lambda: store.redis_up, what="the link up")
     store.close()
     assert told == [False, True, False, True, False]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda held: b"9" * 5000 + held[1:],  # more digits than Python reads
+        lambda held: re.sub(rb'"created_at":[0-9.]+', b'"created_at":1e+300', held),
+    ],
+    ids=["revision", "time"],
+)
+def test_a_record_that_no_replica_wrote_is_taken_by_none_and_keeps_no_other_name_from_it(
+    replicas: Replicas, change: Callable[[bytes], bytes]
+) -> None:
+    """One of them was taken, and from then on every list of the adapters was an error."""
+    first = replicas.open("first")
+    put(first, "harmed", values=1)
+    for number in range(4):
+        put(first, f"sound-{number}", values=2)
+    held = replicas.redis.hget(f"{PREFIX}aliases", "default/harmed")
+    first.close()
+    replicas.redis.hset(f"{PREFIX}aliases", "default/harmed", change(held))
+    second = replicas.open("second")
+    assert [record.name for record in second.list_records("default")] == [f"sound-{number}" for number in range(4)]
+    put(second, "harmed", values=3)
+    assert second.resolve("default", "harmed") == small_adapter(values=3).version
