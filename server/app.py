@@ -136,20 +136,19 @@ def build_app(config: ServerConfig, keys: KeyRing | None = None) -> FastAPI:
     engine.ended.add_done_callback(lambda _: keep_changed_base(metrics, config.data_dir))
     tell_vitals(metrics, config, served.info, client)
     store.subscribe(lambda version: engine.post(Forget(version=version, done=Future())))  # deleted by a peer
-    app = build_api(
-        Services(
-            config=config,
-            keys=keys or KeyRing(config),
-            metrics=metrics,
-            store=store,
-            engine=client,
-            codec=served.codec,
-            prompts=served.prompts,
-            base=served.info,
-            now=clock.now,
-            tracing=tracing,
-        )
+    services = Services(
+        config=config,
+        keys=keys or KeyRing(config),
+        metrics=metrics,
+        store=store,
+        engine=client,
+        codec=served.codec,
+        prompts=served.prompts,
+        base=served.info,
+        now=clock.now,
+        tracing=tracing,
     )
+    app = build_api(services)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -159,6 +158,7 @@ def build_app(config: ServerConfig, keys: KeyRing | None = None) -> FastAPI:
             running.callback(tracing.close)
             store.start()
             running.callback(store.close)
+            running.push_async_callback(services.background.idle)  # deletes: the files are ours until the store closes
             running.callback(loaders.shutdown)
             start_all(loaders, LOADER_THREADS)
             engine.start()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import signal
 import socket
 import threading
@@ -12,7 +13,9 @@ import pytest
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
+from adapters_store.store import AdapterStore
 from loadtest.tiny_model import save_tiny_model
+from server.api.services import Services
 from server.app import LOADER_THREADS, NotListening, build_app, check_address, reread_on_hangup
 from server.core.config import load_config
 from server.core.key_ring import KeyRing
@@ -74,6 +77,34 @@ def test_a_start_that_fails_half_way_leaves_nothing_open(tmp_path: Path, monkeyp
             raise AssertionError("it started")
     with TestClient(tiny_app(tmp_path)) as client:
         assert client.get("/readyz").status_code == 200
+
+
+@pytest.mark.slow
+def test_deletes_that_outlive_their_request_end_before_the_store_closes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They could remove files of a data directory that was another process's by then."""
+    app = tiny_app(tmp_path)
+    services: Services = app.state.services
+    close, ended = AdapterStore.close, []
+
+    def close_noting(store: AdapterStore) -> None:
+        ended.append("store")
+        close(store)
+
+    async def free() -> None:
+        await asyncio.wrap_future(app.state.engine_ended)
+        await asyncio.sleep(0.01)
+        ended.append("delete")
+
+    async def begin() -> None:
+        services.background.start(free())
+
+    monkeypatch.setattr(AdapterStore, "close", close_noting)
+    with TestClient(app) as client:
+        assert client.portal is not None
+        client.portal.call(begin)
+    assert ended == ["delete", "store"]
 
 
 def tiny_app(folder: Path) -> FastAPI:
