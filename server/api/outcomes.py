@@ -1,4 +1,4 @@
-"""Counts every request once and times it, by route template and outcome: ``ok``, ``redirect`` or the error's code."""
+"""Counts every request once and times it, by route template and outcome: ``ok`` or the error's code."""
 
 from __future__ import annotations
 

@@ -106,7 +106,12 @@ class Metrics:
             buckets=WAIT_BUCKETS_S,
             registry=registry,
         )
-        self.tokens = Counter("shira_tokens_total", "Tokens, prompt and completion.", ["kind"], registry=registry)
+        self.tokens = Counter(
+            "shira_tokens_total",
+            "Tokens: of prompts as they begin to run, of completions as they are drawn, also of those that never end.",
+            ["kind"],
+            registry=registry,
+        )
         self.prefix_tokens = Counter(
             "shira_prefix_tokens_reused_total", "Prompt tokens whose KV was found in memory.", registry=registry
         )

@@ -73,7 +73,10 @@ class Telemetry:
 
     def advanced(self, sequence: Sequence, now: float) -> None:
         """By a token, or a step of an image."""
-        if isinstance(sequence, TextSequence) and sequence.num_tokens == 1:
+        if not isinstance(sequence, TextSequence):
+            return
+        self._metrics.tokens.labels("completion").inc()
+        if sequence.num_tokens == 1:
             self._metrics.time_to_first_token_seconds.observe(now - sequence.request.arrived_s)
 
     def finished(self, sequence: Sequence, now: float) -> None:
@@ -86,7 +89,6 @@ class Telemetry:
         first = now if sequence.first_token_s is None else sequence.first_token_s
         if sequence.num_tokens > 1:
             self._metrics.time_per_output_token_seconds.observe((now - first) / (sequence.num_tokens - 1))
-        self._metrics.tokens.labels("completion").inc(sequence.num_tokens)
 
 
 def _phase(plan: Plan) -> Literal["prefill", "decode", "denoise"]:

@@ -323,6 +323,20 @@ def test_the_logprobs_of_every_token_are_told_once_and_with_its_text_at_the_earl
     assert client.end.logprobs == (last,)
 
 
+def test_tokens_are_counted_as_they_are_drawn_whatever_becomes_of_their_answer() -> None:
+    """Those of answers that never ended were not, and a long answer was counted in one go."""
+    desk = Desk()
+    aborted, failed = desk.ask(max_new_tokens=100), desk.ask(max_new_tokens=100)
+    desk.turns(5)
+    assert desk.value("shira_tokens_total", kind="completion") == 10
+    desk.abort(aborted)
+    desk.turns(2)
+    desk.runner.failures = [RuntimeError("shapes do not match")]
+    desk.run_out()
+    assert desk.num_tokens(failed) == 7
+    assert desk.value("shira_tokens_total", kind="completion") == 12
+
+
 def test_a_failed_step_fails_its_rows_and_no_others() -> None:
     desk = Desk(is_instant=False)
     failed, waiting = [desk.ask(), desk.ask()], desk.ask(A)
