@@ -100,11 +100,19 @@ class Drawing:
             raise RuntimeError("the pipeline made a picture without its denoiser: no adapter can have been at work")
         if any(getattr(made, "nsfw_content_detected", None) or ()):
             raise RequestRejected("the base's safety checker holds this picture back", param="prompt")
+        if not np.isfinite(made.images[0]).all():
+            raise self._no_numbers()
         self.picture = _picture(made.images[0])
 
     @property
     def _tells_steps(self) -> bool:
         return "callback_on_step_end" in self._accepts
+
+    def _no_numbers(self) -> Exception:
+        """Adapters are taken for the cause: it is for whoever scaled them."""
+        if self.request.blend.is_base:
+            return ValueError("the image came out as no numbers (NaN)")
+        return RequestRejected("adapter: with these scales the image comes out as no numbers (NaN)", param="adapter")
 
     def _end_step(self, pipeline: Any, index: int, _: Any, tensors: dict[str, Any]) -> dict[str, Any]:
         self.num_done = index + 1
@@ -147,8 +155,6 @@ class _Answer:
 
 
 def _picture(pixels: Any) -> Picture:
-    """Of (height, width, 3) in 0 … 1. Raises ValueError where the model did not end in numbers."""
-    if not np.isfinite(pixels).all():
-        raise ValueError("the image came out as no numbers (NaN): the adapters' scales may be too large")
+    """Of (height, width, 3) in 0 … 1."""
     height, width, _ = pixels.shape
     return Picture(width=width, height=height, rgb=(pixels * 255).round().astype(np.uint8).tobytes())

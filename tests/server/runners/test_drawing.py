@@ -15,6 +15,8 @@ import pytest
 import torch
 from diffusers import StableDiffusionPipeline
 
+from adapters_store.adapter import Version
+from adapters_store.blend import Blend, BlendMember
 from server.core.errors import RequestRejected
 from server.core.requests import ImageRequest, Picture
 from server.runners import denoiser_calls
@@ -99,6 +101,17 @@ def test_an_image_that_turns_into_no_numbers_is_an_error_not_a_black_square() ->
         drawing.start()
         with pytest.raises(ValueError, match="no numbers"):
             run([drawing], lambda *args, **kwargs: (args[0] * torch.nan,))
+
+
+def test_no_numbers_under_adapters_are_for_whoever_asked_for_them() -> None:
+    """It was told as a failure of the server, though scales are the client's."""
+    member = BlendMember(version=Version("sha256:" + "0" * 64), scale=100.0)
+    drawing = new_drawing("sd", image_request(blend=Blend(members=(member,))))
+    with torch.inference_mode():
+        drawing.start()
+        with pytest.raises(RequestRejected, match="no numbers") as refusal:
+            run([drawing], lambda *args, **kwargs: (args[0] * torch.nan,))
+    assert refusal.value.param == "adapter"
 
 
 def test_a_preview_that_fails_is_left_out(caplog: pytest.LogCaptureFixture) -> None:
