@@ -75,7 +75,7 @@ def test_a_start_that_fails_half_way_leaves_nothing_open(tmp_path: Path, monkeyp
         without_threads.setattr("server.app.start_all", refuse)
         with pytest.raises(RuntimeError, match="new thread"), TestClient(tiny_app(tmp_path)):
             raise AssertionError("it started")
-    with TestClient(tiny_app(tmp_path)) as client:
+    with TestClient(tiny_app(tmp_path), base_url="http://127.0.0.1") as client:
         assert client.get("/readyz").status_code == 200
 
 
