@@ -15,7 +15,7 @@ from server.core.settings import ServerConfig
 from server.engine.cost import CostModel
 from server.engine.limits import Limits
 from server.engine.ports import Execution, Runner
-from server.runners import previews, prompt_check
+from server.runners import guidance, previews, prompt_check
 from server.runners.loading import LoadedModel, load_llm, resolve_model
 from server.runners.pipeline_loading import LoadedPipeline, is_pipeline, load_pipeline
 from server.stack import build_picture_stack, build_stack
@@ -124,18 +124,15 @@ def _serve_pictures(
                 size_multiple=loaded.size_multiple,
                 schedulers=loaded.schedulers,
                 can_preview=previews.can_preview(loaded.pipeline),
-                takes_negative_prompt=_takes_negative_prompt(loaded),
-                takes_guidance_scale="guidance_scale" in loaded.parameters,
+                takes_negative_prompt=guidance.takes_negative_prompt(loaded.pipeline),
+                takes_guidance_scale=guidance.takes_guidance_scale(loaded.pipeline, loaded.denoiser),
+                guidance_threshold=guidance.guidance_threshold(loaded.pipeline),
+                default_guidance_scale=guidance.default_guidance_scale(loaded.pipeline),
             ),
         ),
         kernels=stack.kernels,
         prompts=prompt_check.PromptCheck(loaded.pipeline),
     )
-
-
-def _takes_negative_prompt(loaded: LoadedPipeline) -> bool:
-    """Beside a true_cfg_scale, which requests do not have, it would be ignored."""
-    return "negative_prompt" in loaded.parameters and "true_cfg_scale" not in loaded.parameters
 
 
 def _info(loaded: Loaded, *, max_context_tokens: int | None = None, pictures: PictureInfo | None = None) -> BaseInfo:

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from adapters_store.blend import Blend
 from server.api.admission import admit, check_at_most, nth_id
-from server.api.image_schemas import ImageBody
+from server.api.image_schemas import ImageBody, ImageParameters
 from server.api.schemas import SEEDS
 from server.api.services import Services
 from server.core.errors import RequestRejected
@@ -36,6 +36,7 @@ async def admit_images(
     _check_scheduler(pictures, asked.scheduler)
     _check_meaning(asked.negative_prompt, is_taken=pictures.takes_negative_prompt, param="parameters.negative_prompt")
     _check_meaning(asked.guidance_scale, is_taken=pictures.takes_guidance_scale, param="parameters.guidance_scale")
+    _check_guidance(pictures, asked)
     _check_previews(pictures, body, num_steps)
     admitted = await admit(services, key, body, body.fusion.asked, held)
     _check_turns(admitted["blend"], num_steps)
@@ -95,6 +96,17 @@ def _check_scheduler(pictures: PictureInfo, asked: str | None) -> None:
 def _check_meaning(asked: object, *, is_taken: bool, param: str) -> None:
     if asked is not None and not is_taken:
         raise RequestRejected(f"{param}: this base has none", param=param)
+
+
+def _check_guidance(pictures: PictureInfo, asked: ImageParameters) -> None:
+    """A negative prompt that no step would hear."""
+    threshold, scale = pictures.guidance_threshold, asked.guidance_scale
+    if scale is None:
+        scale = pictures.default_guidance_scale
+    if asked.negative_prompt is None or threshold is None or scale is None or scale > threshold:
+        return
+    param = "parameters.negative_prompt"
+    raise RequestRejected(f"{param}: only with a guidance_scale above {threshold:g}, got {scale:g}", param=param)
 
 
 def _check_previews(pictures: PictureInfo, body: ImageBody, num_steps: int) -> None:

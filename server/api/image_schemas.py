@@ -76,7 +76,12 @@ class ImageParameters(Strict):
         description="So many pictures of the one prompt. They are taken in together or not at all, and one that fails "
         "ends them all. The server sets a ceiling.",
     )
-    negative_prompt: str | None = Field(default=None, max_length=MAX_PROMPT_CHARS)
+    negative_prompt: str | None = Field(
+        default=None,
+        max_length=MAX_PROMPT_CHARS,
+        description="Where the base has guidance by a second prediction, and only with a `guidance_scale` that has one "
+        "made: above 1 for most bases.",
+    )
     seed: int | None = Field(
         default=None,
         ge=0,

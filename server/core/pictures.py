@@ -9,7 +9,8 @@ from dataclasses import dataclass
 class PictureInfo:
     """``default_*``: of a request that states none, sizes in pixels. Both sides of a picture are multiples of
     ``size_multiple``. ``schedulers``: the names a request may give. ``can_preview``: pictures can be shown before they
-    are done. ``takes_negative_prompt``, ``takes_guidance_scale``: each means something to this base."""
+    are done. ``takes_negative_prompt``, ``takes_guidance_scale``: each means something to this base. A negative prompt
+    is heard with a guidance scale above ``guidance_threshold``, where that is not None."""
 
     default_height: int
     default_width: int
@@ -19,3 +20,5 @@ class PictureInfo:
     can_preview: bool
     takes_negative_prompt: bool
     takes_guidance_scale: bool
+    guidance_threshold: float | None = None
+    default_guidance_scale: float | None = None

@@ -7,7 +7,6 @@ import inspect
 import logging
 import math
 from collections import Counter
-from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -52,11 +51,6 @@ class LoadedPipeline:
     size_multiple: int
     default_num_steps: int
     schedulers: tuple[str, ...]
-
-    @property
-    def parameters(self) -> Collection[str]:
-        """What a call of the pipeline can be told."""
-        return inspect.signature(type(self.pipeline).__call__).parameters
 
 
 def load_pipeline(

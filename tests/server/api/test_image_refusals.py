@@ -179,6 +179,31 @@ async def test_what_means_nothing_to_the_base_is_refused_rather_than_ignored(tmp
             assert error["message"] == f"{error['param']}: this base has none"
 
 
+async def test_a_negative_prompt_that_no_step_would_hear_is_refused(tmp_path: Path) -> None:
+    """It was ignored in silence."""
+    bases = {
+        "refused": replace(PICTURES, guidance_threshold=1.0, default_guidance_scale=1.0),
+        "asked for": replace(PICTURES, guidance_threshold=1.0, default_guidance_scale=7.5),
+        "of no matter": replace(PICTURES, guidance_threshold=None, default_guidance_scale=0.0),
+    }
+    taken = []
+    for name, base in bases.items():
+        async with rig(tmp_path / name, base) as server:
+            for scale in (None, 0.0, 1.0, 1.1):
+                guidance = {} if scale is None else {"guidance_scale": scale}
+                assert (await server.generate(parameters=guidance)).status_code == 200
+                answer = await server.generate(parameters={"negative_prompt": "frogs", **guidance})
+                if answer.status_code == 200:
+                    taken.append((name, scale))
+                    continue
+                error = error_of(answer, 400)
+                assert error["param"] == "parameters.negative_prompt"
+                got = base.default_guidance_scale if scale is None else scale
+                assert error["message"].endswith(f"only with a guidance_scale above 1, got {got:g}")
+    heard = [("refused", 1.1), ("asked for", None), ("asked for", 1.1)]
+    assert taken == [*heard, *(("of no matter", scale) for scale in (None, 0.0, 1.0, 1.1))]
+
+
 async def test_a_prompt_that_no_tokenizer_need_see_is_refused_before_it_does(tmp_path: Path) -> None:
     class NoPrompts(WordPrompts):
         def num_tokens(self, prompt: str) -> int:
