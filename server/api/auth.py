@@ -10,6 +10,7 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from server.api.errors import answer_error
+from server.api.foreign_pages import refuse_foreign_pages
 from server.core.errors import Forbidden, Unauthenticated
 from server.core.key_ring import KeyRing
 from server.core.keys import DEFAULT_TENANT, ApiKey, find_key
@@ -19,23 +20,25 @@ ANYONE = ApiKey(digest=b"", role="admin", tenant=DEFAULT_TENANT)  # when no keys
 
 
 class Authentication:
-    """ASGI middleware: puts the key into ``scope["shira.key"]`` or answers 401 before anything reads the body."""
+    """ASGI middleware: puts the key into ``scope["shira.key"]`` or answers 401 or 403 before the body is read."""
 
     def __init__(self, app: ASGIApp, *, keys: KeyRing, is_loopback: bool) -> None:
         self._app = app
         self._ring = keys
+        self._is_loopback = is_loopback
         self._open_paths = OPEN_PATHS | {"/metrics"} if is_loopback else OPEN_PATHS
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
-            if not self._ring.keys:
-                scope["shira.key"] = ANYONE
-            elif scope["path"] not in self._open_paths:
-                try:
+            try:
+                if not self._ring.keys:
+                    refuse_foreign_pages(scope["method"], Headers(scope=scope), is_loopback=self._is_loopback)
+                    scope["shira.key"] = ANYONE
+                elif scope["path"] not in self._open_paths:
                     scope["shira.key"] = self._identify(Headers(scope=scope))
-                except Unauthenticated as error:
-                    await answer_error(error, scope, receive, send)
-                    return
+            except (Unauthenticated, Forbidden) as error:
+                await answer_error(error, scope, receive, send)
+                return
         await self._app(scope, receive, send)
 
     def _identify(self, headers: Headers) -> ApiKey:

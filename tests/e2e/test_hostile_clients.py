@@ -225,7 +225,7 @@ def talk(server: LiveServer, sent: bytes) -> bytes:
 
 
 def upload_request(body: bytes, announced: int) -> bytes:
-    head = "POST /adapters HTTP/1.1\r\nHost: x\r\nContent-Type: multipart/form-data; boundary=B\r\n"
+    head = "POST /adapters HTTP/1.1\r\nHost: localhost\r\nContent-Type: multipart/form-data; boundary=B\r\n"
     return f"{head}Content-Length: {announced}\r\n\r\n".encode() + body
 
 

@@ -35,10 +35,8 @@ def no_leak(server: LiveServer) -> Iterator[None]:
 def request_bytes(num_tokens: int, **parameters: object) -> bytes:
     wishes = {"max_new_tokens": num_tokens, "ignore_eos": True, **parameters}
     body = json.dumps({"prompt": "the quick", "stream": True, "parameters": wishes}).encode()
-    head = (
-        f"POST /generate HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
-    )
-    return head.encode() + body
+    head = "POST /generate HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+    return f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body
 
 
 @pytest.mark.slow

@@ -105,7 +105,7 @@ def test_an_adapter_of_the_other_kind_of_base_is_refused_by_either(pictures: Pic
     picture_adapter = pictures.checkpoint.with_name("a.safetensors")
     config = load_config({"model": str(checkpoint), "data_dir": tmp_path / "data", "redis": "off"}, {})
     writing: Any
-    with TestClient(build_app(config)) as writing:
+    with TestClient(build_app(config), "http://localhost") as writing:
         for client, file in ((pictures.server.client, text_adapter), (writing, picture_adapter)):
             answer = client.post("/adapters", data={"name": "stray"}, files={"file": file.read_bytes()})
             assert error_of(answer, 422)["code"] == "adapter_base_mismatch"
@@ -186,8 +186,8 @@ def test_many_who_each_ask_for_as_many_of_the_largest_pictures_as_they_may_keep_
 
 def request_bytes(**wishes: Any) -> bytes:
     content = json.dumps(body(**wishes)).encode()
-    head = f"POST /generate HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {len(content)}"
-    return f"{head}\r\n\r\n".encode() + content
+    head = "POST /generate HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+    return f"{head}Content-Length: {len(content)}\r\n\r\n".encode() + content
 
 
 def post(pictures: PictureWorld, asked: dict[str, Any]) -> httpx.Response:

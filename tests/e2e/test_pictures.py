@@ -223,7 +223,7 @@ def test_every_family_draws_as_diffusers_does(family: Family, tmp_path: Path) ->
     config = load_config({"model": str(checkpoint), "data_dir": tmp_path / "data", "redis": "off", "device": "cpu"}, {})
     wishes: dict[str, Any] = {"height": 32, "width": 32}
     client: Any
-    with TestClient(build_app(config)) as client:
+    with TestClient(build_app(config), "http://localhost") as client:
         answer = checked(client.post("/generate", json=body(seed=5, **wishes)))
         audit = client.post("/admin/verify")
         negative = client.post("/generate", json=body(negative_prompt="a worm", **wishes))

@@ -76,7 +76,7 @@ async def rig(tmp_path: Path, pictures: PictureInfo | None = None, **settings: o
     app = build_api(services)
     transport = httpx.ASGITransport(app, raise_app_exceptions=False)
     try:
-        async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+        async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
             yield Rig(app=app, client=client, engine=engine, store=store, services=services, scratch=tmp_path)
     finally:
         store.close()

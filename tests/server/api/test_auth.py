@@ -82,3 +82,79 @@ async def test_without_keys_everything_is_open(tmp_path: Path) -> None:
     async with rig(tmp_path) as server:
         assert (await server.push("a")).status_code == 201
         assert (await server.client.post("/admin/verify")).status_code == 200
+
+
+HOSTS_OF_OURS = ["localhost", "localhost:8000", "LOCALHOST:8000", "127.0.0.1:8000", "127.8.8.8", "[::1]:8000", "[::1]"]
+HOSTS_OF_OTHERS = [
+    "evil.example",
+    "evil.example:8000",
+    "localhost.evil.example",
+    "127.0.0.1.evil.example",
+    "[",
+    "192.0.2.1",
+]
+OF_THIS_SERVER: list[dict[str, str]] = [
+    {},
+    {"Sec-Fetch-Site": "same-origin", "Origin": "http://localhost:8000"},
+    {"Sec-Fetch-Site": "none"},
+    {"Origin": "http://localhost:8000"},
+]
+OF_OTHER_PAGES = [
+    {"Sec-Fetch-Site": "cross-site", "Origin": "https://evil.example"},
+    {"Sec-Fetch-Site": "same-site", "Origin": "http://localhost:3000"},
+    {"Sec-Fetch-Site": "cross-site"},
+    {"Origin": "https://evil.example"},
+    {"Origin": "http://localhost:3000"},
+    {"Origin": "null"},
+]
+
+
+@pytest.fixture(scope="module")
+async def open_server(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Rig]:
+    async with rig(tmp_path_factory.mktemp("open")) as shared:
+        yield shared
+
+
+@pytest.mark.parametrize("path", ["/admin/state", "/adapters", "/metrics", "/docs", "/nowhere"])
+async def test_without_keys_a_name_that_is_not_this_machines_is_told_nothing(path: str, open_server: Rig) -> None:
+    """A page whose own name was pointed at 127.0.0.1 could read and do everything."""
+    for host in HOSTS_OF_OTHERS:
+        message = error_of(await open_server.client.get(path, headers={"Host": host}), 403)["message"]
+        assert f"Host: expected localhost or a loopback address, got {host}" in message
+    for host in HOSTS_OF_OURS:
+        assert (await open_server.client.get(path, headers={"Host": host})).status_code in (200, 404)
+
+
+@pytest.mark.parametrize("headers", OF_OTHER_PAGES)
+async def test_without_keys_no_page_of_another_origin_changes_anything(
+    headers: dict[str, str], open_server: Rig
+) -> None:
+    """A form is sent from any page without asking first: an upload from a stranger's page was taken."""
+    headers = {"Host": "localhost:8000", **headers}
+    for method, path in (
+        ("POST", "/adapters"),
+        ("POST", "/generate"),
+        ("PATCH", "/adapters/a"),
+        ("POST", "/admin/verify"),
+    ):
+        response = await open_server.client.request(method, path, headers=headers, content=b"{")
+        assert "expected" in error_of(response, 403)["message"]
+    assert (await open_server.client.get("/adapters", headers=headers)).status_code == 200
+
+
+@pytest.mark.parametrize("headers", OF_THIS_SERVER)
+async def test_without_keys_the_pages_of_this_server_and_what_is_no_browser_do_as_they_like(
+    headers: dict[str, str], open_server: Rig
+) -> None:
+    headers = {"Host": "localhost:8000", **headers}
+    assert (await open_server.client.post("/admin/verify", headers=headers)).status_code == 200
+
+
+async def test_other_names_are_taken_beyond_loopback_and_other_pages_where_there_are_keys(tmp_path: Path) -> None:
+    async with rig(tmp_path / "a", host="0.0.0.0", allow_insecure_bind=True) as server:  # noqa: S104
+        assert (await server.client.post("/admin/verify", headers={"Host": "gpu-1.lan"})).status_code == 200
+        for headers in OF_OTHER_PAGES:
+            error_of(await server.client.post("/admin/verify", headers={"Host": "localhost:8000", **headers}), 403)
+    async with rig(tmp_path / "b", api_keys=KEYS) as server:
+        headers = {**ADMIN, "Host": "shira.example", "Origin": "https://ours.example", "Sec-Fetch-Site": "cross-site"}
+        assert (await server.client.post("/admin/verify", headers=headers)).status_code == 200

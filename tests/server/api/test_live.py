@@ -48,7 +48,7 @@ def push(server: Live, tmp_path: Path) -> None:
 
 
 def request_bytes(path: str, body: bytes, *headers: str) -> bytes:
-    lines = [f"POST {path} HTTP/1.1", "Host: test", *headers]
+    lines = [f"POST {path} HTTP/1.1", "Host: localhost", *headers]
     return "\r\n".join(lines).encode() + b"\r\n\r\n" + body
 
 
