@@ -59,16 +59,11 @@ class Failed:
 
 def predict(denoiser: Denoiser, calls: Sequence[DenoiserCall], max_together: int) -> list[Any]:
     """What the denoiser answers to each call, in their order; at most ``max_together`` share a forward. A call that is
-    alone runs exactly as the pipeline made it. A forward that fails is ``Failed`` to those who share it, and to nobody
-    else."""
+    alone runs exactly as the pipeline made it. Those of a shared forward that fails run alone, and one that fails alone
+    has ``Failed`` for an answer."""
     answers: dict[int, Any] = {}
     for group in _groups(calls, max_together):
-        try:
-            of_group = _forward(denoiser, [calls[place] for place in group])
-        except Exception as error:
-            log.exception("a forward of the denoiser failed")
-            of_group = [Failed(without_frames(error))] * len(group)
-        answers.update(zip(group, of_group, strict=True))
+        answers.update(zip(group, _try_forward(denoiser, [calls[place] for place in group]), strict=True))
     return [answers[place] for place in range(len(calls))]
 
 
@@ -104,6 +99,17 @@ def _groups(calls: Sequence[DenoiserCall], max_together: int) -> list[list[int]]
         else:
             groups.append([place])
     return groups
+
+
+def _try_forward(denoiser: Denoiser, calls: Sequence[DenoiserCall]) -> list[Any]:
+    try:
+        return _forward(denoiser, calls)
+    except Exception as error:
+        if len(calls) == 1:
+            log.exception("a forward of the denoiser failed")
+            return [Failed(without_frames(error))]
+        log.warning("a forward of the denoiser over %d images failed, they run one by one: %s", len(calls), error)
+    return [answer for call in calls for answer in _try_forward(denoiser, [call])]  # out of reach of the first error
 
 
 def _forward(denoiser: Denoiser, calls: Sequence[DenoiserCall]) -> list[Any]:

@@ -181,6 +181,53 @@ def test_a_failed_forward_keeps_none_of_its_memory(monkeypatch: pytest.MonkeyPat
         gc.enable()
 
 
+def test_images_whose_shared_forward_fails_are_drawn_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All of them ended, though each had room alone."""
+    made: list[weakref.ref[torch.Tensor]] = []
+
+    def short_of_memory(latents: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+        assert all(activations() is None for activations in made)
+        if latents.shape[0] > 2:  # rows of one image under guidance
+            activations = torch.zeros(10)
+            made.append(weakref.ref(activations))
+            raise MemoryError("no room")
+        return the_pipeline("sd").unet(latents, *args, **kwargs)
+
+    monkeypatch.setattr(denoiser_calls.log, "disabled", True)  # pytest keeps what is logged, frames and all
+    drawings = [new_drawing("sd", request(seed=seed)) for seed in (1, 2, 3)]
+    gc.disable()
+    try:
+        with torch.inference_mode():
+            for drawing in drawings:
+                drawing.start()
+            run(drawings, short_of_memory)
+    finally:
+        gc.enable()
+
+    assert len(made) == NUM_STEPS
+    for seed, drawing in zip((1, 2, 3), drawings, strict=True):
+        assert drawing.picture is not None
+        assert pixels(drawing.picture).tobytes() == of_diffusers("sd", seed=seed).tobytes()
+
+
+def test_of_a_shared_forward_that_fails_only_those_that_fail_alone_have_no_answer() -> None:
+    drawings = [new_drawing("sd", request(seed=seed)) for seed in (1, 2, 3)]
+    with torch.inference_mode():
+        for drawing in drawings:
+            drawing.start()
+        calls = [call_of(drawing) for drawing in drawings]
+
+        def spoilt(latents: torch.Tensor, *_: Any, **__: Any) -> Any:
+            if any(torch.equal(row, calls[1].args[0][0]) for row in latents):
+                raise ValueError("spoilt")
+            return (latents,)
+
+        answers = predict(spoilt, calls, MANY)
+        for drawing in drawings:
+            drawing.close()
+    assert [isinstance(answer, Failed) for answer in answers] == [False, True, False]
+
+
 def test_a_pipeline_that_does_not_tell_how_many_steps_it_runs_is_believed_to_run_those_asked_for() -> None:
     """PRX calls back after each step but has no such number: every image of it failed after the first."""
 
