@@ -17,7 +17,8 @@ from adapters_store.tiers.manifest import StoredManifest, read_manifest
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoreCheck:
-    """``num_bytes`` were read and are sound. Problems are sentences; ``unnamed`` are files that no name here needs."""
+    """``num_bytes`` were read and are sound. Problems are sentences; ``unnamed`` are files that no name here needs:
+    none are told where a record or a manifest cannot be read, which says what is needed."""
 
     num_aliases: int
     num_versions: int
@@ -42,7 +43,7 @@ def check_store(root: Path) -> StoreCheck:
         num_versions=len(check.sound),
         num_bytes=sum(check.sizes.values()),
         problems=tuple(check.problems),
-        unnamed=tuple(sorted(layout.all_files() - check.named)),
+        unnamed=tuple(sorted(layout.all_files() - check.named)) if check.is_complete else (),
     )
 
 
@@ -71,6 +72,7 @@ class _Check:
         self.sizes: dict[Path, int] = {}
         self.named: set[Path] = set()
         self.problems: list[str] = []
+        self.is_complete = True  # False: some record or manifest could not be read
 
     def record(self, path: Path) -> bool:
         """True if it is the record of a name that lives."""
@@ -80,10 +82,12 @@ class _Check:
                 record = decode_record(data)
             except ValueError as error:
                 self.problems.append(f"{path.parent.name}/{path.name}: {error}")
+                self.is_complete = False
                 return False
             found = [problem for version in record.versions for problem in self._version(record, version)]
             if not found or path.read_bytes() == data:
                 self.problems += found
+                self.is_complete &= all(self._layout.manifest_of(version) in self.named for version in record.versions)
                 return not record.deleted
 
     def _version(self, record: AliasRecord, version: Version) -> Iterator[str]:

@@ -139,6 +139,25 @@ def test_a_file_that_is_damaged_is_no_file_that_nobody_needs(root: Path) -> None
 
 
 @pytest.mark.usefixtures("store")
+@pytest.mark.parametrize("harmed", ["catalog/default/*.json", "adapters/manifests/*.json"])
+def test_while_what_tells_which_files_are_needed_cannot_be_read_the_copy_loses_none(
+    root: Path, tmp_path: Path, harmed: str
+) -> None:
+    """Damage to one name in both places cost the copy the bytes, which were sound."""
+    copy = tmp_path / "copy"
+    back_up(root, copy)
+    files = {path: path.read_bytes() for path in (copy / "adapters").glob("[iv]*/*")}
+    for path in (next(root.glob(harmed)), next(copy.glob(harmed))):
+        path.chmod(0o644)
+        path.write_bytes(path.read_bytes()[:-5])
+    (copy / "adapters" / "values" / "0.safetensors").write_bytes(b"left over")
+    made = back_up(root, copy)
+    assert made.problems
+    assert (made.check.is_sound, made.check.unnamed) == (False, ())
+    assert {path: path.read_bytes() for path in files} == files
+
+
+@pytest.mark.usefixtures("store")
 def test_nothing_is_written_over_what_is_no_copy_of_this_directory(root: Path, tmp_path: Path) -> None:
     (tmp_path / "folder").mkdir()
     (tmp_path / "folder" / "letter.txt").write_text("dear")
