@@ -42,10 +42,11 @@ class Authentication:
         await self._app(scope, receive, send)
 
     def _identify(self, headers: Headers) -> ApiKey:
-        scheme, _, secret = headers.get("authorization", "").partition(" ")
-        if scheme.lower() != "bearer" or not secret.strip():
+        scheme, _, rest = headers.get("authorization", "").partition(" ")
+        secret = rest.strip(" \t").encode("latin-1").decode(errors="surrogateescape")  # as ``hash_secret`` wants it
+        if scheme.lower() != "bearer" or not secret:
             raise Unauthenticated("this route needs the header Authorization: Bearer <key>")
-        key = find_key(self._ring.keys, secret.strip())
+        key = find_key(self._ring.keys, secret)
         if key is None:
             raise Unauthenticated("the key is not known here")
         return key

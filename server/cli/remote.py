@@ -27,7 +27,7 @@ class Remote:
         try:
             self._client = httpx.Client(
                 base_url=self._url,
-                headers={"Authorization": f"Bearer {key}"} if key else {},
+                headers={b"Authorization": f"Bearer {key}".encode(errors="surrogateescape")} if key else {},
                 timeout=httpx.Timeout(ANSWER_TIMEOUT_S, connect=CONNECT_TIMEOUT_S),
             )
         except httpx.InvalidURL as error:

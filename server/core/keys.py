@@ -25,6 +25,8 @@ TENANT_PATTERN = r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}"
 DEFAULT_TENANT = "default"
 MAX_WEIGHT = 1000.0
 
+_UNFIT = re.compile(r"[\s\x00-\x1f\x7f]")  # in a header it is cut off, or refused before anything of ours sees it
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ApiKey:
@@ -55,7 +57,8 @@ def find_key(keys: Iterable[ApiKey], secret: str) -> ApiKey | None:
 
 
 def hash_secret(secret: str) -> bytes:
-    return hashlib.sha256(secret.encode()).digest()
+    """Of its bytes as UTF-8; bytes that are not UTF-8 are surrogates in the string, as in the environment's."""
+    return hashlib.sha256(secret.encode(errors="surrogateescape")).digest()
 
 
 def parse_keys(text: str) -> tuple[ApiKey, ...]:
@@ -65,6 +68,8 @@ def parse_keys(text: str) -> tuple[ApiKey, ...]:
         secret, *rest = item.strip().split(":")
         if not secret or not 1 <= len(rest) <= 2 or not all(rest):
             raise ValueError(f"entry {number} is not of the form secret:role[:tenant]")
+        if _UNFIT.search(secret):
+            raise ValueError(f"entry {number}: expected a secret without white space and control characters, got some")
         tenant = rest[1] if len(rest) == 2 else DEFAULT_TENANT
         keys.append(_key(hash_secret(secret), rest[0], tenant, number))
     return _distinct(keys)
@@ -91,6 +96,8 @@ def _entry(entry: object, number: int) -> ApiKey:
         digest = b""
     if len(digest) != hashlib.sha256().digest_size:
         raise ValueError(f"entry {number}: sha256 must be 64 hex digits")
+    if digest == hash_secret(""):
+        raise ValueError(f"entry {number}: expected the sha256 of a secret, got that of an empty one")
     weight = _weight(entry.get("weight", 1.0), number)
     return _key(digest, entry["role"], entry.get("tenant", DEFAULT_TENANT), number, weight=weight)
 

@@ -44,6 +44,14 @@ async def test_without_a_known_key_nothing_is_told_and_no_body_is_read(method: s
         assert response.headers["www-authenticate"] == "Bearer"
 
 
+@pytest.mark.parametrize("secret", ["schlüssel", "voilà", "clé", "\udcff\udce9"])
+async def test_a_secret_opens_by_its_bytes_whatever_they_spell(secret: str, tmp_path: Path) -> None:
+    """A header's text is not that of its bytes in UTF-8: such a key was taken at start and opened nothing."""
+    async with rig(tmp_path, api_keys=f"{secret}:admin") as server:
+        value = f"Bearer {secret}".encode(errors="surrogateescape")
+        assert (await server.client.get("/admin/state", headers={b"Authorization": value})).status_code == 200
+
+
 @pytest.mark.parametrize(("method", "path"), ADMIN_ROUTES)
 async def test_what_changes_or_reveals_things_needs_the_role_admin(method: str, path: str, server: Rig) -> None:
     json = {"headers": {**USER, "content-type": "application/json"}, "content": b"{}"}

@@ -121,9 +121,9 @@ def test_a_server_that_is_not_there_is_said_so(
 
 
 def test_the_key_comes_from_the_environment_or_a_flag(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with live(tmp_path / "data", api_keys="hush:admin") as guarded:
+    with live(tmp_path / "data", api_keys="schlüssel:admin") as guarded:
         address = ["--url", guarded.url]
         assert run(["adapters", "list", *address]) == 1
-        assert run(["adapters", "list", *address, "--key", "hush"]) == 0
-        monkeypatch.setenv("SHIRA_KEY", "hush")
+        assert run(["adapters", "list", *address, "--key", "schlüssel"]) == 0
+        monkeypatch.setenv("SHIRA_KEY", "schlüssel")
         assert run(["adapters", "list", *address]) == 0

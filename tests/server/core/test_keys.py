@@ -9,7 +9,7 @@ from server.core.config import load_config
 from server.core.errors import ConfigError
 from server.core.keys import find_key, parse_keys, read_keys_file
 
-SECRET = "correct horse"
+SECRET = "correct-horse"
 
 
 def test_a_key_is_found_by_its_secret_and_by_no_other() -> None:
@@ -43,6 +43,22 @@ def test_a_malformed_list_is_refused_without_printing_it(text: str) -> None:
     with pytest.raises(ConfigError) as caught:
         load_config({}, {"SHIRA_API_KEYS": text})
     assert "hush" not in str(caught.value)
+
+
+@pytest.mark.parametrize("secret", ["hush ", "hu sh", "hush\t", "hu\nsh", "hush\x00", "hush\xa0"])
+def test_a_secret_that_a_header_does_not_carry_whole_is_refused_without_printing_it(secret: str) -> None:
+    """The server started, and the key opened nothing."""
+    with pytest.raises(ConfigError, match="entry 2: expected a secret without white space") as caught:
+        load_config({}, {"SHIRA_API_KEYS": f"sound:admin, {secret}:admin"})
+    assert "hu" not in str(caught.value)
+
+
+def test_the_hash_of_no_secret_at_all_is_refused(tmp_path: Path) -> None:
+    """It is what sha256sum gives for a variable that is not set."""
+    path = tmp_path / "keys.toml"
+    path.write_text(f"[[keys]]\nsha256 = '{hashlib.sha256(b'').hexdigest()}'\nrole = 'admin'\n")
+    with pytest.raises(ValueError, match="entry 1: expected the sha256 of a secret, got that of an empty one"):
+        read_keys_file(path)
 
 
 def test_the_same_secret_twice_is_refused() -> None:
