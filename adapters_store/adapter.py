@@ -10,7 +10,7 @@ import hashlib
 import json
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import accumulate
 from typing import Literal, NewType
@@ -105,6 +105,10 @@ class IndexSet:
     def entry_starts(self) -> tuple[int, ...]:
         """First entry of each weight, and the total at the end: (len(table) + 1,)."""
         return (0, *accumulate(entry.count for entry in self.table))
+
+    def on(self, device: torch.device) -> IndexSet:
+        """A copy there."""
+        return replace(self, offsets=self.offsets.to(device), indices=self.indices.to(device))
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

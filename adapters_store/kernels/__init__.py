@@ -7,6 +7,7 @@ from adapters_store.kernels.blocks import IndexFault
 from adapters_store.kernels.bound import Bound, bind, new_words
 from adapters_store.kernels.interface import Journal, Kernels, Staging, UnionMember, rollback
 from adapters_store.kernels.linears import Linears, RowGroup, RowPlan
+from adapters_store.kernels.resolve import resolve
 from adapters_store.kernels.rows import RowLayout, RowTargets
 from adapters_store.kernels.rows_interface import RowKernels
 from adapters_store.kernels.select import available_kernels, get_kernels, get_row_kernels
@@ -29,5 +30,6 @@ __all__ = [
     "get_kernels",
     "get_row_kernels",
     "new_words",
+    "resolve",
     "rollback",
 ]

@@ -7,13 +7,13 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from adapters_store.adapter import DTYPE_NAMES, Adapter, WeightTable
+from adapters_store.adapter import DTYPE_NAMES, Adapter
 from adapters_store.blend import Blend, BlendMember, Fusion
 from adapters_store.errors import BlendRejected
 from adapters_store.fusion import fuse
-from adapters_store.kernels import Journal, bind, get_kernels, new_words, rollback
+from adapters_store.kernels import Journal, bind, get_kernels, new_words, resolve, rollback
 
 PLAIN_SUM = Fusion()
 
@@ -35,7 +35,8 @@ def applied(model: nn.Module, members: Sequence[tuple[Adapter, float]], fusion: 
     kernels = get_kernels(device)
     adapters = {adapter.version: _on_device(adapter, device) for adapter, _ in members}
     delta = fuse([(adapters[member.version], member.scale) for member in blend.members], fusion, kernels)
-    bound = bind(delta.index_set, resolve_weights(model, delta.index_set.table))
+    parameters = {name: weight.detach() for name, weight in model.named_parameters(remove_duplicate=False)}
+    bound = bind(delta.index_set, resolve(parameters, delta.index_set.table))
     staging = kernels.stage(bound, delta.delta)
     if staging.num_out_of_range:
         dtypes = " and ".join(sorted({DTYPE_NAMES[weight.dtype] for weight in bound.weights}))
@@ -51,26 +52,6 @@ def applied(model: nn.Module, members: Sequence[tuple[Adapter, float]], fusion: 
         rollback(kernels, journal, bound, displaced)
 
 
-def resolve_weights(model: nn.Module, table: WeightTable) -> list[Tensor]:
-    """The parameters that a table of weights names, in its order; every name of a tied weight leads to its storage.
-
-    Raises BlendRejected for a name or shape that the model does not have, or two names of one tied weight."""
-    parameters = dict(model.named_parameters(remove_duplicate=False))
-    named: dict[int, str] = {}
-    for entry in table:
-        weight = parameters.get(entry.name)
-        if weight is None:
-            raise BlendRejected(f"{entry.name}: the loaded model has no weight of this name to write to")
-        if tuple(weight.shape) != entry.shape:
-            raise BlendRejected(
-                f"{entry.name}: the adapter expects shape {entry.shape}, the loaded weight has {tuple(weight.shape)}"
-            )
-        other = named.setdefault(weight.data_ptr(), entry.name)
-        if other != entry.name:
-            raise BlendRejected(f"{entry.name} and {other} are tied to one weight; an adapter may name one of them")
-    return [parameters[entry.name].detach() for entry in table]
-
-
 def _members(members: Sequence[tuple[Adapter, float]]) -> tuple[BlendMember, ...]:
     return tuple(BlendMember(version=adapter.version, scale=scale) for adapter, scale in members)
 
@@ -78,7 +59,4 @@ def _members(members: Sequence[tuple[Adapter, float]]) -> tuple[BlendMember, ...
 def _on_device(adapter: Adapter, device: torch.device) -> Adapter:
     if adapter.values.device == device:
         return adapter
-    index_set = adapter.index_set
-    offsets, indices = index_set.offsets.to(device), index_set.indices.to(device)
-    index_set = dataclasses.replace(index_set, offsets=offsets, indices=indices)
-    return dataclasses.replace(adapter, index_set=index_set, values=adapter.values.to(device))
+    return dataclasses.replace(adapter, index_set=adapter.index_set.on(device), values=adapter.values.to(device))

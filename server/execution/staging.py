@@ -193,11 +193,7 @@ class StagedBlends:
             return adapter
         index_set = adapter.index_set
         known = cast("Support | None", self._cache.get_or_none(_support_key(index_set)))
-        if known is None:
-            offsets, indices = index_set.offsets.to(device), index_set.indices.to(device)
-            index_set = dataclasses.replace(index_set, offsets=offsets, indices=indices)
-        else:
-            index_set = known.index_set
+        index_set = index_set.on(device) if known is None else known.index_set
         return dataclasses.replace(adapter, index_set=index_set, values=adapter.values.to(device))
 
     def _hold_support(self, index_set: IndexSet) -> Support:

@@ -19,7 +19,7 @@ from adapters_store.adapter import (
     sha256_digest,
     tensor_bytes,
 )
-from adapters_store.errors import BlendRejected
+from adapters_store.kernels import resolve
 
 if TYPE_CHECKING:
     import torch
@@ -47,7 +47,7 @@ class BaseWeights:
         Raises ValueError for a weight that is not contiguous or of a dtype that adapters cannot address."""
         self.description = description
         self.weights = _by_storage(parameters)
-        self._by_name = {name: weight for weight in self.weights for name in (weight.name, *weight.aliases)}
+        self._tensors = {name: weight.tensor for weight in self.weights for name in (weight.name, *weight.aliases)}
 
     @property
     def fingerprint(self) -> Fingerprint:
@@ -77,22 +77,7 @@ class BaseWeights:
         """The tensors that a table of weights names, in its order.
 
         Raises BlendRejected for a name this model does not have as stored, or two names of one tied storage."""
-        named: dict[int, str] = {}
-        tensors = []
-        for entry in table:
-            weight = self._by_name.get(entry.name)
-            if weight is None:
-                raise BlendRejected(f"{entry.name}: the loaded model has no weight of this name to write to")
-            if tuple(weight.tensor.shape) != entry.shape:
-                raise BlendRejected(
-                    f"{entry.name}: the adapter expects shape {entry.shape}, the loaded weight has "
-                    f"{tuple(weight.tensor.shape)}"
-                )
-            other = named.setdefault(weight.tensor.data_ptr(), entry.name)
-            if other != entry.name:
-                raise BlendRejected(f"{entry.name} and {other} are tied to one weight; an adapter may name one of them")
-            tensors.append(weight.tensor)
-        return tensors
+        return resolve(self._tensors, table)
 
 
 def combined_digest(digests: Mapping[str, str]) -> Digest:
