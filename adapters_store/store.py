@@ -87,10 +87,6 @@ class AdapterStore:
         finally:
             self._data_dir.close()
 
-    @property
-    def redis_up(self) -> bool:
-        return self._peers.is_up
-
     # Names.
 
     def put(
@@ -208,10 +204,6 @@ class AdapterStore:
     def release(self, adapter: Adapter) -> None:
         """Ends the hold of one ``acquire``."""
         self._supply.release(adapter)
-
-    def is_resident(self, version: Version) -> bool:
-        """True if ``acquire`` would find it in host memory. Never blocks on a load."""
-        return self._host.is_resident(version)
 
     def export(self, version: Version) -> Adapter:
         """The adapter over its mapped files, without a place in host memory.

@@ -104,6 +104,11 @@ def knows(store: AdapterStore, name: str) -> bool:
     return True
 
 
+def is_up(store: AdapterStore) -> bool:
+    """The store's link to Redis."""
+    return bool(store.describe()["redis"]["up"])
+
+
 def num_on_disk(store: AdapterStore) -> int:
     return int(store.describe()["disk"]["num_adapters"])
 

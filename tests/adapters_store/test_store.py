@@ -62,7 +62,7 @@ def test_what_was_put_is_acquired_byte_for_byte_also_after_a_restart(open_store:
     assert store.get_record("default", "pirate") == result.record
     held = store.acquire(store.resolve("default", "pirate"))
     assert same_adapter(held, adapter)
-    assert store.is_resident(adapter.version)
+    assert adapter.version in store.describe()["host"]["adapters"]
     store.release(held)
     assert same_adapter(store.export(adapter.version), adapter)
 
@@ -169,7 +169,7 @@ def test_destroy_frees_host_and_disk_but_not_an_index_set_that_another_adapter_u
     assert store.describe()["host"]["num_index_sets"] == 1
     store.delete("default", "one")
     assert store.destroy(one.version, timeout_s=1)
-    assert not store.is_resident(one.version)
+    assert one.version not in store.describe()["host"]["adapters"]
     assert store.describe()["host"]["num_bytes"] == two.num_bytes + two.index_set.num_bytes
     with pytest.raises(AdapterUnavailable):
         store.acquire(one.version)
@@ -220,7 +220,7 @@ def test_an_adapter_that_does_not_fit_is_refused_and_nothing_stays_held(open_sto
         store.acquire(small_adapter(values=1).version)
     store.release(held)
     store.release(store.acquire(small_adapter(mask=1).version))
-    assert not store.is_resident(adapter.version)
+    assert adapter.version not in store.describe()["host"]["adapters"]
     assert store.describe()["claims"] == {}
 
 

@@ -12,7 +12,7 @@ from adapters_store.adapter import Fingerprint, Version
 from adapters_store.errors import AdapterUnavailable, CatalogConflict
 from adapters_store.store import AdapterStore
 from adapters_store.tiers.redis_blobs import BlobKind, RedisBlobs
-from tests.adapters_store.replicas import PREFIX, Replicas, knows, num_on_disk, put, wait_for_copy, wait_until
+from tests.adapters_store.replicas import PREFIX, Replicas, is_up, knows, num_on_disk, put, wait_for_copy, wait_until
 from tests.adapters_store.small_adapters import same_adapter, small_adapter
 
 
@@ -128,7 +128,7 @@ def test_after_a_partition_the_highest_record_wins_on_both_sides_tombstones_incl
         put(first, name)
     wait_until(lambda: all(knows(second, name) for name in ("moved", "deleted", "both")), what="all names elsewhere")
     replicas.server.close()
-    wait_until(lambda: not first.redis_up and not second.redis_up, what="the links down")
+    wait_until(lambda: not is_up(first) and not is_up(second), what="the links down")
     put(first, "moved", values=1)
     second.delete("default", "deleted")
     put(first, "both", values=2)
@@ -196,5 +196,5 @@ def test_an_index_set_shared_by_many_adapters_is_in_redis_once(replicas: Replica
 def test_replicas_of_different_bases_do_not_see_each_other(replicas: Replicas) -> None:
     put(replicas.open("first"))
     other = replicas.open("second", base=Fingerprint("sha256:" + "cd" * 32))
-    assert other.redis_up
+    assert is_up(other)
     assert other.list_records("default") == []

@@ -17,7 +17,7 @@ from adapters_store.alias import AliasRecord
 from adapters_store.catalog import Catalog, Replaced
 from adapters_store.errors import AdapterUnavailable, StorageFull
 from adapters_store.tiers.observer import SilentObserver
-from tests.adapters_store.replicas import PREFIX, Replicas, knows, put, wait_for_copy, wait_until
+from tests.adapters_store.replicas import PREFIX, Replicas, is_up, knows, put, wait_for_copy, wait_until
 from tests.adapters_store.small_adapters import same_adapter, small_adapter
 
 
@@ -150,7 +150,7 @@ def test_the_store_works_through_any_trouble_of_redis_and_the_link_heals(replica
             replicas.restart_killed_server()
         case "full":
             replicas.redis.config_set("maxmemory", "64mb")
-    wait_until(lambda: store.redis_up, what="the link up")
+    wait_until(lambda: is_up(store), what="the link up")
     second = replicas.open("second")
     wait_until(lambda: knows(second, "before") and knows(second, "during"), what="names at a new replica")
     wait_until(lambda: second.get_record("default", "before").description == "moved", what="the move")
@@ -179,9 +179,9 @@ def test_a_redis_that_does_not_answer_costs_one_timeout_and_no_more(replicas: Re
     for number in range(10):
         put(store, f"a{number}", values=number)
     elapsed_s = time.monotonic() - started
-    assert not store.redis_up
+    assert not is_up(store)
     os.kill(pid, signal.SIGCONT)
-    wait_until(lambda: store.redis_up, what="the link up")
+    wait_until(lambda: is_up(store), what="the link up")
     started = time.monotonic()
     for number in range(10, 20):
         put(store, f"a{number}", values=number)
@@ -197,9 +197,9 @@ def test_redis_up_is_told_at_every_turn(replicas: Replicas) -> None:
 
     store = replicas.open("first", observer=Told())
     replicas.server.close()
-    wait_until(lambda: not store.redis_up, what="the link down")
+    wait_until(lambda: not is_up(store), what="the link down")
     replicas.server.ensure_running()
-    wait_until(lambda: store.redis_up, what="the link up")
+    wait_until(lambda: is_up(store), what="the link up")
     store.close()
     assert told == [False, True, False, True, False]
 

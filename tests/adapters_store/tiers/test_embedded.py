@@ -17,7 +17,7 @@ from adapters_store.store import AdapterStore
 from adapters_store.store_config import StoreConfig
 from adapters_store.tiers.embedded import MAX_SOCKET_PATH_BYTES, EmbeddedValkey
 from adapters_store.tiers.redis_settings import MIB, RedisSettings
-from tests.adapters_store.replicas import is_listening, wait_until
+from tests.adapters_store.replicas import is_listening, is_up, wait_until
 from tests.adapters_store.small_adapters import same_adapter, small_adapter, upload
 
 
@@ -135,7 +135,7 @@ def test_a_store_restarts_its_server_when_it_dies_and_stops_it_when_it_closes(tm
     store = AdapterStore(StoreConfig(data_dir=tmp_path, redis=settings))
     store.start()
     try:
-        assert store.redis_up
+        assert is_up(store)
         socket_path = tmp_path / "redis" / "valkey.sock"
         with Redis(unix_socket_path=str(socket_path)) as client:
             first = int(client.info("server")["process_id"])
@@ -146,7 +146,7 @@ def test_a_store_restarts_its_server_when_it_dies_and_stops_it_when_it_closes(tm
         assert same_adapter(held, adapter)
         store.release(held)
         wait_until(lambda: _pid_or_none(socket_path) not in (None, first), what="another server")
-        wait_until(lambda: store.redis_up, what="the link up again")
+        wait_until(lambda: is_up(store), what="the link up again")
         second = _pid_or_none(socket_path)
         assert second is not None
         with Redis(unix_socket_path=str(socket_path)) as client:
