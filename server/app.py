@@ -135,7 +135,7 @@ def build_app(config: ServerConfig, keys: KeyRing | None = None) -> FastAPI:
     recall_changed_base(metrics, config.data_dir)
     engine.ended.add_done_callback(lambda _: keep_changed_base(metrics, config.data_dir))
     tell_vitals(metrics, config, served.info, client)
-    store.subscribe(lambda version: engine.post(Forget(version=version, done=Future())))  # deleted by a peer
+    store.subscribe(lambda version: engine.post(Forget(version=version, done=Future())))  # gone, not by a delete here
     services = Services(
         config=config,
         keys=keys or KeyRing(config),
